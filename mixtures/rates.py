@@ -1,0 +1,119 @@
+"""Caps, rates and shares as plain arithmetic (arXiv 2210.11416, appendix D; facts section 4).
+
+The weight of a task is min(cap, its number of examples); inside a mixture a task is sampled in
+proportion to its weight; between mixtures the proportions are fixed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+
+from flan_train.mixtures import definitions
+from flan_train.mixtures.definitions import Member, MixtureDefinition
+
+Lookup = Callable[[str], MixtureDefinition | None]
+
+
+def capped(count: int, cap: int | None) -> int:
+    """Returns min(count, cap): the sampling weight of a task with `count` examples.
+
+    >>> capped(500, 100), capped(50, 100), capped(50, None)
+    (100, 50, 50)
+
+    Raises:
+      ValueError: the count is negative.
+    """
+    if count < 0:
+        raise ValueError(f"a count cannot be negative: {count}")
+    return count if cap is None else min(count, cap)
+
+
+def shares(
+    mixture: MixtureDefinition, counts: Mapping[str, int], lookup: Lookup | None = None
+) -> dict[str, float]:
+    """Returns the expected share of each task; the shares sum to 1.
+
+    A task that is absent from `counts` or has no examples is left out, and what is left is
+    renormalised inside its own mixture, so that proportions between mixtures stay.
+
+    With counts {"a": 300, "b": 100, "c": 5}, a mixture {M: 1, N: 3} of M = {a, b} capped at 100
+    and N = {c} gives a: 1/8, b: 1/8, c: 3/4.
+
+    Args:
+      mixture: what to share out.
+      counts: examples by task name.
+      lookup: gives the definition of a member that is a mixture, and None for a task; the
+        registry unless given.
+
+    Returns:
+      {task: share} in the order of the members; empty when no task has examples.
+    """
+    exact = _shares(mixture, counts, lookup or definitions.find)
+    return {task: float(share) for task, share in exact.items()}
+
+
+def _shares(
+    mixture: MixtureDefinition, counts: Mapping[str, int], lookup: Lookup
+) -> dict[str, Fraction]:
+    weights: list[tuple[Fraction, dict[str, Fraction]]] = []
+    for member in mixture.members:
+        nested = lookup(member.name)
+        inside = _shares(nested, counts, lookup) if nested else {member.name: Fraction(1)}
+        weight = _weight(member, mixture.cap, counts, lookup)
+        if weight and inside:
+            weights.append((weight, inside))
+    total = sum(weight for weight, _ in weights)
+    result: dict[str, Fraction] = {}
+    for weight, inside in weights:
+        for task, share in inside.items():
+            result[task] = result.get(task, Fraction(0)) + weight / total * share
+    return result
+
+
+def _weight(member: Member, cap: int | None, counts: Mapping[str, int], lookup: Lookup) -> Fraction:
+    """The weight of a member against its siblings; 0 when it has no examples."""
+    natural = _natural_weight(member.name, cap, counts, lookup)
+    return Fraction(member.weight) if member.weight is not None and natural else Fraction(natural)
+
+
+def _natural_weight(name: str, cap: int | None, counts: Mapping[str, int], lookup: Lookup) -> int:
+    """The sum of capped counts of a task, or of all the tasks of a mixture by its own cap."""
+    nested = lookup(name)
+    if nested is None:
+        return capped(counts.get(name, 0), cap)
+    return sum(_natural_weight(inner.name, nested.cap, counts, lookup) for inner in nested.members)
+
+
+def apportion(shares: Mapping[str, float], total: int) -> dict[str, int]:
+    """Returns whole numbers in proportion to shares that sum exactly to `total`.
+
+    Largest remainder: each gets the whole part of its ideal number, and what is left goes one
+    by one to the largest remainders, ties by name. Nobody is off by 1 or more, and a larger
+    share never gets less.
+
+    >>> apportion({"a": 0.5, "b": 0.25, "c": 0.25}, 6)
+    {'a': 3, 'b': 2, 'c': 1}
+
+    Args:
+      shares: non-negative numbers, normalised here.
+      total: what to hand out, at least 0.
+
+    Raises:
+      ValueError: a negative share or total, or nothing to share among.
+    """
+    if total < 0 or any(not share >= 0 or math.isinf(share) for share in shares.values()):
+        raise ValueError(f"cannot apportion {total} by {dict(shares)}")
+    # Exact fractions: with floats the whole parts could sum to more than the total.
+    exact = {name: Fraction(share) for name, share in shares.items()}
+    whole = sum(exact.values())
+    if not whole:
+        raise ValueError("cannot apportion: every share is 0")
+    ideal = {name: share * total / whole for name, share in exact.items()}
+    result = {name: math.floor(value) for name, value in ideal.items()}
+    left = total - sum(result.values())
+    ranked = sorted(ideal, key=lambda name: (result[name] - ideal[name], name))
+    for name in ranked[:left]:
+        result[name] += 1
+    return result

@@ -1,0 +1,306 @@
+"""The nine chain-of-thought datasets of Flan 2022, in three forms each.
+
+`zs` asks the question, `fs` shows two to five solved questions first, `inv` turns the task
+round (predict the question, the rationale or both from the rest). Formats and quirks follow
+facts/cot_tasks.csv; the collection is described in arXiv 2210.11416, section 2.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import pathlib
+from collections.abc import Iterator, Mapping
+
+from flan_train.errors import UserError
+from flan_train.tasks import cot_options, sources, templates
+from flan_train.tasks.definitions import BadRow, Rendered, Row, TaskDefinition
+from flan_train.tasks.templates import FieldRule, Wording
+
+PROMPTS = templates.PROMPTS / "cot.json"
+FORMS = ("zs", "fs", "inv")
+FEWEST_SHOTS, MOST_SHOTS = 2, 5
+# Counted up whenever reading changes what rows a file gives.
+READER_VERSION = 1
+
+_ALL = ("question", "answer", "rationale")
+_RULES: dict[str, dict[str, FieldRule]] = {
+    "zs": {
+        "inputs": FieldRule(("question",), ("question",)),
+        "targets": FieldRule(("rationale", "answer"), ("rationale", "answer")),
+    },
+    "fs": {
+        "instruction": FieldRule(()),
+        "exemplar": FieldRule(_ALL, _ALL),
+        "query": FieldRule(("question",), ("question",)),
+        "separator": FieldRule(()),
+        "targets": FieldRule(("rationale", "answer"), ("rationale", "answer")),
+    },
+    "inv": {"inputs": FieldRule(_ALL), "targets": FieldRule(_ALL)},
+}
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+def question_key(question: str) -> str:
+    """Returns what two questions share when they are the same but for spacing and case."""
+    return " ".join(question.split()).casefold()
+
+
+def split_of(dataset: str, question: str) -> str:
+    """Returns the split of a question: one bucket in a hundred each for validation and test.
+
+    Duplicates of a question share their split, so no question is trained on and tested on.
+    """
+    key = f"{dataset}\x00{question_key(question)}".encode()
+    bucket = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") % 100
+    return {0: "validation", 1: "test"}.get(bucket, "train")
+
+
+class CotSource:
+    """Rows of one dataset: question, answer and rationale, from `cot/<dataset>_train.tsv`.
+
+    Where that file is absent `cot/<dataset>_sample.tsv` is read instead, and `describe` and every
+    example id say so.
+    """
+
+    def __init__(self, dataset: str) -> None:
+        self.dataset = dataset
+
+    def path(self, data_dir: str | None) -> pathlib.Path:
+        """Returns the file to read.
+
+        Raises:
+          UserError: the data folder or both files are missing.
+        """
+        folder = sources.resolve_data_dir(data_dir) / "cot"
+        for ending in ("train", "sample"):
+            path = folder / f"{self.dataset}_{ending}.tsv"
+            if path.is_file():
+                return path
+        raise UserError(
+            f"the file {self.dataset}_train.tsv is missing",
+            where=str(folder),
+            expected=f"{self.dataset}_train.tsv with three tab-separated columns",
+            fix=f"put there flan/v2/cot_data/{self.dataset}_train.tsv of google-research/FLAN",
+        )
+
+    def available(self, data_dir: str | None) -> str | None:
+        """None when the file is there, else one line: what is missing and how to get it."""
+        try:
+            self.path(data_dir)
+        except UserError as error:
+            if sources.data_dir_problem(data_dir):
+                return f"{error.what}; {error.fix}"
+            return f"{error.where}/{self.dataset}_train.tsv is missing; {error.fix}"
+        return None
+
+    def describe(self, data_dir: str | None) -> str:
+        """The file below the data folder, with a word when it is a sample."""
+        name = self.path(data_dir).name
+        return f"cot/{name} (a sample)" if name.endswith("_sample.tsv") else f"cot/{name}"
+
+    def rows(self, split: str, data_dir: str | None) -> Iterator[Row | BadRow]:
+        """Streams a split's rows in the order of the file.
+
+        A bad row belongs to its question's split, and to "train" when it has no question, so
+        that it is reported once.
+        """
+        for row_split, row in _read(self.dataset, self.path(data_dir)):
+            if row_split == split:
+                yield row
+
+    def count(self, split: str, data_dir: str | None) -> int:
+        """Number of usable rows of a split."""
+        return _counts(self.dataset, sources.file_key(self.path(data_dir))).get(split, 0)
+
+    def fingerprint(self, split: str, data_dir: str | None) -> str:
+        """Hex sha256 over the file's name and content, the split and the reader's version.
+
+        Few-shot prompts draw on the train split of the same file, so the whole file counts.
+        """
+        path = self.path(data_dir)
+        text = f"{READER_VERSION}\x00{path.name}\x00{sources.content_hash(path)}\x00{split}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(dataset: str, path: pathlib.Path) -> Iterator[tuple[str, Row | BadRow]]:
+    """Yields (split, row or bad row) for every line of a file."""
+    for item in sources.read_tsv(path, columns=3):
+        if isinstance(item, BadRow):
+            yield "train", item
+            continue
+        number, (question, answer, rationale) = item
+        where = f"{path}:{number}"
+        if not question:
+            yield "train", BadRow(where, "empty question", "column 1 is empty")
+            continue
+        split = split_of(dataset, question)
+        if not answer:
+            yield split, BadRow(where, "empty target", "column 2, the answer, is empty")
+        elif not rationale:
+            yield split, BadRow(where, "empty rationale", "column 3, the rationale, is empty")
+        else:
+            options, problem = cot_options.parse(dataset, question, answer)
+            if problem:
+                yield split, BadRow(where, *problem)
+            else:
+                yield (
+                    split,
+                    {
+                        "example_id": f"{path.stem}:{number}",
+                        "question": question,
+                        "answer": answer,
+                        "rationale": rationale,
+                        "options": options,
+                    },
+                )
+
+
+@functools.lru_cache(maxsize=64)
+def _counts(dataset: str, key: tuple[str, int, int]) -> Mapping[str, int]:
+    counts: dict[str, int] = {}
+    for split, row in _read(dataset, pathlib.Path(key[0])):
+        if not isinstance(row, BadRow):
+            counts[split] = counts.get(split, 0) + 1
+    return counts
+
+
+@functools.lru_cache(maxsize=16)
+def _pool(dataset: str, key: tuple[str, int, int]) -> tuple[tuple[str, Row], ...]:
+    """The train rows of a file with their question keys, for exemplars.
+
+    Kept per process: a worker fills its own at the first few-shot prompt (the largest file of
+    the collection has 36,174 rows).
+    """
+    return tuple(
+        (question_key(row["question"]), row)
+        for split, row in _read(dataset, pathlib.Path(key[0]))
+        if split == "train" and not isinstance(row, BadRow)
+    )
+
+
+# --- rendering ----------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=256)
+def load_wordings(dataset: str, form: str, path: pathlib.Path = PROMPTS) -> tuple[Wording, ...]:
+    """Returns the checked wordings of a dataset in one form.
+
+    Raises:
+      UserError: as `templates.wordings`; also an inversion whose inputs show what is to be
+        predicted, or whose inputs or targets hold nothing of the row.
+    """
+    loaded = templates.wordings(path, dataset, form, _RULES[form])
+    if form == "inv":
+        for wording in loaded:
+            given, wanted = (set(wording.texts[field].slots) for field in ("inputs", "targets"))
+            where = f"{path.name}: {dataset}.inv ({wording.id})"
+            if given & wanted:
+                raise UserError(
+                    f"the inputs show what is to be predicted: {', '.join(sorted(given & wanted))}",
+                    where=where,
+                    expected="each slot in the inputs or in the targets, not in both",
+                )
+            if not given or not wanted:
+                raise UserError("no slot in the inputs or in the targets", where=where)
+    return loaded
+
+
+def draw_exemplars(
+    pool: tuple[tuple[str, Row], ...], row: Row, seed: int, task: str
+) -> tuple[Row, ...]:
+    """Returns two to five solved rows for a prompt; a pure function of (seed, task, example id).
+
+    No exemplar has the query's question, and no two have the same one; a pool that has fewer
+    such rows gives all of them.
+    """
+    example_id = row["example_id"]
+    wanted = FEWEST_SHOTS + templates.choose(
+        MOST_SHOTS - FEWEST_SHOTS + 1, seed, task, example_id, "number of exemplars"
+    )
+    used = {question_key(row["question"])}
+    drawn: list[Row] = []
+
+    def take(index: int) -> None:
+        key, candidate = pool[index]
+        if key not in used:
+            used.add(key)
+            drawn.append(candidate)
+
+    if pool:
+        for attempt in range(4 * MOST_SHOTS):
+            if len(drawn) == wanted:
+                break
+            take(templates.choose(len(pool), seed, task, example_id, f"exemplar {attempt}"))
+        # Only a tiny pool comes here: draws kept hitting rows already used.
+        start = templates.choose(len(pool), seed, task, example_id, "exemplar scan")
+        for step in range(len(pool) if len(drawn) < wanted else 0):
+            if len(drawn) == wanted:
+                break
+            take((start + step) % len(pool))
+    return tuple(drawn)
+
+
+def render(task: TaskDefinition, row: Row, seed: int, shots: int, data_dir: str | None) -> Rendered:
+    """Returns a row rendered in its task's form, with at most `shots` exemplars."""
+    listed = load_wordings(task.family, task.form)
+    drawn = templates.choose(len(listed), seed, task.name, row["example_id"], "template")
+    wording = listed[drawn]
+    used = 0
+    if task.form == "fs":
+        inputs, used = _few_shot_inputs(task, wording, row, seed, shots, data_dir)
+    else:
+        inputs = wording.texts["inputs"].fill(row)
+    targets = wording.texts["targets"].fill(row)
+    inverted = task.form == "inv"
+    return Rendered(
+        inputs=inputs,
+        targets=targets,
+        task=task.name,
+        template_id=wording.id,
+        form=task.form,
+        example_id=row["example_id"],
+        # The options answer the question; an inverted prompt asks for something else.
+        options=() if inverted else row["options"],
+        answer=targets if inverted else row["answer"],
+        shots=used,
+    )
+
+
+def _few_shot_inputs(
+    task: TaskDefinition, wording: Wording, row: Row, seed: int, shots: int, data_dir: str | None
+) -> tuple[str, int]:
+    exemplars: tuple[Row, ...] = ()
+    if shots > 0:
+        source = task.source
+        assert isinstance(source, CotSource)
+        pool = _pool(source.dataset, sources.file_key(source.path(data_dir)))
+        exemplars = draw_exemplars(pool, row, seed, task.name)[:shots]
+    instruction = wording.texts["instruction"].text
+    parts = [instruction] if instruction else []
+    parts += [wording.texts["exemplar"].fill(exemplar) for exemplar in exemplars]
+    parts.append(wording.texts["query"].fill(row))
+    return wording.texts["separator"].text.join(parts), len(exemplars)
+
+
+# --- the tasks ----------------------------------------------------------------------------------
+
+
+def definitions() -> Iterator[TaskDefinition]:
+    """Yields the 27 tasks `cot_<dataset>_<form>`."""
+    for dataset in cot_options.DATASETS:
+        source = CotSource(dataset)
+        for form in FORMS:
+            yield TaskDefinition(
+                name=f"cot_{dataset}_{form}",
+                family=dataset,
+                form=form,
+                source=source,
+                renderer=render,
+                wordings=functools.partial(templates.prompts_text, PROMPTS, dataset, form),
+                extraction="text" if form == "inv" else "after_cue",
+                default_vocabulary="t5",
+                max_shots=MOST_SHOTS if form == "fs" else 0,
+            )

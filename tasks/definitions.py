@@ -1,0 +1,182 @@
+"""What a task is: a source of rows, a rendering into text, and the facts that prepare needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from flan_train.errors import unknown_name
+
+# "example_id" is always there; the other keys are the source's own fields; "options" is a tuple
+# of the strings an answer may be, where the row has them.
+Row = dict[str, Any]
+
+# Counted up whenever rendering changes in a way that neither wordings nor sources show.
+RENDER_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used; `rows()` yields it in the row's place so that it is counted.
+
+    Attributes:
+      where: "file:line", or the generator and index.
+      reason: a few fixed words that rows are counted by, such as "too few columns".
+      detail: what was found and what was expected.
+    """
+
+    where: str
+    reason: str
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """A rendered example: the two texts and the record of how they came about.
+
+    Attributes:
+      inputs: the prompt.
+      targets: what is to be predicted.
+      task: name of the task.
+      template_id: which wording was drawn.
+      form: "zs", "fs", "inv", "direct" or "cot".
+      example_id: the row it came from.
+      options: the strings an answer may be; empty when the row has none.
+      answer: the reference that metrics compare with.
+      shots: number of exemplars in the prompt.
+    """
+
+    inputs: str
+    targets: str
+    task: str
+    template_id: str
+    form: str
+    example_id: str
+    options: tuple[str, ...]
+    answer: str
+    shots: int
+
+
+class Source(Protocol):
+    """Where a task's rows come from: a file of the data folder, or a generator."""
+
+    def rows(self, split: str, data_dir: str | None) -> Iterator[Row | BadRow]:
+        """Streams a split's rows in a fixed order."""
+        ...
+
+    def count(self, split: str, data_dir: str | None) -> int:
+        """Number of usable rows of a split."""
+        ...
+
+    def available(self, data_dir: str | None) -> str | None:
+        """None when the rows can be had, else one line: what is missing and how to get it."""
+        ...
+
+    def fingerprint(self, split: str, data_dir: str | None) -> str:
+        """Hex sha256 that changes whenever the split's rows could."""
+        ...
+
+    def describe(self, data_dir: str | None) -> str:
+        """A few words for tables: the file that is read, or "generated"."""
+        ...
+
+
+class Renderer(Protocol):
+    """Turns a row into text; a pure function of its arguments."""
+
+    def __call__(
+        self, task: TaskDefinition, row: Row, seed: int, shots: int, data_dir: str | None
+    ) -> Rendered:
+        """Returns the rendered row with at most `shots` exemplars."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskDefinition:
+    """One registered task: a dataset in one prompt form.
+
+    Attributes:
+      name: the registered name, such as "cot_gsm8k_zs".
+      family: what results are grouped by, such as "gsm8k".
+      form: "zs", "fs" or "inv" (chain-of-thought datasets), "direct" or "cot" (quickstart).
+      source: where rows come from; several tasks may share one.
+      renderer: the plain function behind `render`.
+      wordings: returns the text of every wording the renderer can draw, for `template_hash`.
+      extraction: how an answer is read out of model output; a key of `answers.STYLES`.
+      splits: subset of ("train", "validation", "test").
+      default_vocabulary: "quickstart" or "t5".
+      max_shots: most exemplars a prompt can have; 0 when the form is zero-shot.
+      held_out: never in a training mixture.
+    """
+
+    name: str
+    family: str
+    form: str
+    source: Source
+    renderer: Renderer
+    wordings: Callable[[], str]
+    extraction: str
+    splits: tuple[str, ...] = ("train", "validation", "test")
+    default_vocabulary: str = "quickstart"
+    max_shots: int = 0
+    held_out: bool = False
+
+    def rows(self, split: str, data_dir: str | None = None) -> Iterator[Row | BadRow]:
+        """Streams a split's rows; a `BadRow` stands where a row cannot be used.
+
+        Raises:
+          UserError: the source is missing, or the task has no such split.
+        """
+        self._check_split(split)
+        return self.source.rows(split, data_dir)
+
+    def num_examples(self, split: str, data_dir: str | None = None) -> int:
+        """Number of usable rows of a split; raises as `rows` does."""
+        self._check_split(split)
+        return self.source.count(split, data_dir)
+
+    def available(self, data_dir: str | None = None) -> str | None:
+        """None when the source is there, else one line: what is missing and how to get it."""
+        return self.source.available(data_dir)
+
+    def render(
+        self, row: Row, seed: int, shots: int | None = None, data_dir: str | None = None
+    ) -> Rendered:
+        """Returns the rendered row, a pure function of (seed, task, example id, shots).
+
+        Args:
+          row: a row of `rows`.
+          seed: which of the many renderings.
+          shots: the most exemplars wanted; None for `max_shots`. The example's own draw may be
+            fewer: `Rendered.shots` says how many there are.
+          data_dir: where exemplars come from.
+        """
+        wanted = self.max_shots if shots is None else min(shots, self.max_shots)
+        return self.renderer(self, row, seed, wanted, data_dir)
+
+    def candidates(self, row: Row, seed: int, data_dir: str | None = None) -> Iterator[Rendered]:
+        """Yields the renderings of a row from the most shots down to none, lazily.
+
+        The one to use is the first that fits: for a prompt drawn with 3 exemplars these are the
+        renderings with 3, 2, 1 and 0 of them.
+        """
+        rendered = self.render(row, seed, None, data_dir)
+        yield rendered
+        for shots in range(rendered.shots - 1, -1, -1):
+            yield self.render(row, seed, shots, data_dir)
+
+    def source_fingerprint(self, split: str, data_dir: str | None = None) -> str:
+        """Hex sha256 of what the split's rows are made from."""
+        self._check_split(split)
+        return self.source.fingerprint(split, data_dir)
+
+    def template_hash(self) -> str:
+        """Hex sha256 over the wordings, the form and the version of rendering."""
+        text = "\x00".join((str(RENDER_VERSION), self.name, self.form, self.wordings()))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _check_split(self, split: str) -> None:
+        if split not in self.splits:
+            raise unknown_name("split", split, self.splits, where=f"task {self.name}")

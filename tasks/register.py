@@ -1,0 +1,195 @@
+"""The SeqIO face of the tasks: each definition as a `seqio.Task`, for any SeqIO user.
+
+Imported only once SeqIO is there (see the package's import hook); nothing here reads data until
+a dataset is asked for.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from flan_train.errors import UserError, unknown_name
+from flan_train.tasks import answers, preprocessors, registry, sources
+from flan_train.tasks.definitions import BadRow, TaskDefinition
+
+PACKAGED_VOCABULARY = (
+    pathlib.Path(__file__).resolve().parent / "vocabularies" / "quickstart.spiece.model"
+)
+T5_VOCABULARY = pathlib.PurePosixPath("vocab", "t5_cc_all.32000.spiece.model")
+_EXTRA_IDS = {"quickstart": 0, "t5": 100}
+
+
+class LazyVocabulary(seqio.SentencePieceVocabulary):
+    """A SentencePiece vocabulary whose file is looked up when it is first used.
+
+    Args:
+      name: "quickstart" (ships with the package) or "t5" (in the data folder, 100 extra ids).
+
+    Raises:
+      UserError: at first use, when the file or the data folder is missing.
+    """
+
+    _sentencepiece_model_file: str
+
+    def __init__(self, name: str) -> None:
+        if name not in _EXTRA_IDS:
+            raise unknown_name("vocabulary", name, _EXTRA_IDS)
+        self._short_name = name
+        super().__init__(sentencepiece_model_file="", extra_ids=_EXTRA_IDS[name])
+
+    @property
+    def sentencepiece_model_file(self) -> str:
+        """The file's path, resolved now."""
+        if self._short_name == "quickstart":
+            path = PACKAGED_VOCABULARY
+            fix = "install the package again"
+        else:
+            path = sources.resolve_data_dir(None) / T5_VOCABULARY
+            fix = f"put T5's vocabulary there ({T5_VOCABULARY.name})"
+        if not path.is_file():
+            raise UserError("the vocabulary file is missing", where=str(path), fix=fix)
+        return str(path)
+
+    def _model_context(self) -> Any:
+        if not self._sentencepiece_model_file:
+            self._sentencepiece_model_file = self.sentencepiece_model_file
+        return super()._model_context()
+
+    def __eq__(self, other: object) -> bool:
+        # By name, not by path: one may have been used already and the other not.
+        return isinstance(other, LazyVocabulary) and self._short_name == other._short_name
+
+    def __hash__(self) -> int:
+        return hash(self._short_name)
+
+
+class RenderedSource(seqio.DataSource):
+    """A SeqIO data source over a task's rows, rendered by the task's own plain function.
+
+    Elements: "candidates" string [C] and "candidate_shots" int32 [C] (the prompt with the most
+    exemplars first, down to none), "targets_pretokenized" and the record of the rendering. The
+    data folder is the one that FLAN_DATA_DIR names. The seed of `get_dataset` is the seed of the
+    rendering; without one it is 0.
+    """
+
+    def __init__(self, definition: TaskDefinition) -> None:
+        self._definition = definition
+        super().__init__(splits=definition.splits)
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """False: SeqIO shards the examples instead."""
+        return False
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        """One shard, named after the split."""
+        return [split]
+
+    def num_input_examples(self, split: str) -> int:
+        """Number of usable rows; raises UserError when the source is missing."""
+        return self._definition.num_examples(split, None)
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: Any = None,
+        shard_info: Any = None,
+        **_: Any,
+    ) -> tf.data.Dataset:
+        """Returns the split's rows, rendered, in the order of the source.
+
+        Raises:
+          UserError: the source is missing; while iterating, SeqIO's own error that holds the
+            message of the first bad row.
+        """
+        if shard_info and shard_info.num_shards > 1:
+            raise ValueError("the source has one shard; SeqIO shards the examples")
+        problem = self._definition.available(None)
+        if problem:
+            raise UserError(f"task {self._definition.name} has no data", fix=problem)
+        rendering_seed = 0 if seed is None else int(seed)
+        return tf.data.Dataset.from_generator(
+            lambda: _elements(self._definition, split, rendering_seed),
+            output_signature=_SIGNATURE,
+        )
+
+
+_SIGNATURE = {
+    "candidates": tf.TensorSpec([None], tf.string),
+    "candidate_shots": tf.TensorSpec([None], tf.int32),
+    "targets_pretokenized": tf.TensorSpec([], tf.string),
+    "task": tf.TensorSpec([], tf.string),
+    "template_id": tf.TensorSpec([], tf.string),
+    "form": tf.TensorSpec([], tf.string),
+    "example_id": tf.TensorSpec([], tf.string),
+    "options": tf.TensorSpec([None], tf.string),
+    "answer": tf.TensorSpec([], tf.string),
+}
+
+
+def _elements(definition: TaskDefinition, split: str, seed: int) -> Iterator[dict[str, Any]]:
+    for row in definition.rows(split, None):
+        if isinstance(row, BadRow):
+            raise UserError(f"bad row: {row.reason}", where=row.where, expected=row.detail)
+        candidates = list(definition.candidates(row, seed, None))
+        first = candidates[0]
+        yield {
+            "candidates": [rendered.inputs for rendered in candidates],
+            "candidate_shots": [rendered.shots for rendered in candidates],
+            "targets_pretokenized": first.targets,
+            "task": first.task,
+            "template_id": first.template_id,
+            "form": first.form,
+            "example_id": first.example_id,
+            "options": list(first.options),
+            "answer": first.answer,
+        }
+
+
+def exact_match(targets: Sequence[str], predictions: Sequence[str | None]) -> dict[str, float]:
+    """Returns {"exact_match": percentage of predictions equal to their target}."""
+    equal = [target == found for target, found in zip(targets, predictions, strict=True)]
+    return {"exact_match": 100.0 * sum(equal) / max(len(equal), 1)}
+
+
+class ReadAnswer:
+    """SeqIO post-processing: the normalised answer of an output, or of the reference."""
+
+    def __init__(self, extraction: str) -> None:
+        self._extraction = extraction
+
+    def __call__(
+        self, output: str, example: Any = None, is_target: bool = False, **_: Any
+    ) -> str | None:
+        """Returns the answer, or None when none can be read out of the output."""
+        if is_target and example is not None:
+            return answers.normalise(tf.compat.as_text(example["answer"]))
+        found = answers.extract(output, self._extraction)
+        return None if found is None else answers.normalise(found)
+
+
+def add_task(definition: TaskDefinition) -> seqio.Task:
+    """Registers one definition with SeqIO and returns the task."""
+    vocabulary = LazyVocabulary(definition.default_vocabulary)
+    feature = seqio.Feature(vocabulary=vocabulary, add_eos=True)
+    return seqio.TaskRegistry.add(
+        definition.name,
+        source=RenderedSource(definition),
+        output_features={"inputs": feature, "targets": feature},
+        preprocessors=[preprocessors.tokenise, preprocessors.fit],
+        postprocess_fn=ReadAnswer(definition.extraction),
+        metric_fns=[exact_match],
+    )
+
+
+def register_all() -> None:
+    """Registers every task that SeqIO does not know yet; reads no data."""
+    for name in registry.names():
+        if name not in seqio.TaskRegistry.names():
+            add_task(registry.get(name))

@@ -1,0 +1,58 @@
+"""Every task by name; built at the first look-up, so that importing costs nothing."""
+
+from __future__ import annotations
+
+from flan_train.errors import unknown_name
+from flan_train.tasks.definitions import TaskDefinition
+
+_TASKS: dict[str, TaskDefinition] = {}
+_BUILT = False
+
+
+def _build() -> dict[str, TaskDefinition]:
+    global _BUILT
+    if not _BUILT:
+        from flan_train.tasks import cot, quickstart
+
+        for definition in (*cot.definitions(), *quickstart.definitions()):
+            _insert(definition)
+        _BUILT = True
+    return _TASKS
+
+
+def _insert(definition: TaskDefinition) -> None:
+    if definition.name in _TASKS:
+        raise ValueError(f"two tasks are called {definition.name}")
+    _TASKS[definition.name] = definition
+
+
+def add(definition: TaskDefinition) -> None:
+    """Adds a task of one's own to the registry of this process.
+
+    Raises:
+      ValueError: the name is taken.
+    """
+    _build()
+    _insert(definition)
+
+
+def remove(name: str) -> None:
+    """Takes a task that `add` added out again."""
+    _build().pop(name, None)
+
+
+def get(name: str) -> TaskDefinition:
+    """Returns a task by its registered name.
+
+    Raises:
+      UserError: no such task; the message gives the nearest names.
+    """
+    known = _build()
+    if name not in known:
+        raise unknown_name("task", name, known)
+    return known[name]
+
+
+def names() -> list[str]:
+    """Returns the names of all tasks, sorted."""
+    return sorted(_build())

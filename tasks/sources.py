@@ -1,0 +1,115 @@
+"""Rows from files of the data folder: where the folder is, what a file holds, what is wrong."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+from flan_train.errors import UserError
+from flan_train.tasks.definitions import BadRow
+
+DATA_DIR_VARIABLE = "FLAN_DATA_DIR"
+
+
+def resolve_data_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+    """Returns the data folder: the one given, else the one FLAN_DATA_DIR names.
+
+    Raises:
+      UserError: none is named, or the one named is not a folder.
+    """
+    named = os.fspath(data_dir) if data_dir else os.environ.get(DATA_DIR_VARIABLE, "")
+    where = "--data_dir" if data_dir else DATA_DIR_VARIABLE
+    if not named:
+        raise UserError(
+            "no data folder is named",
+            where=where,
+            expected="a folder with cot/ and vocab/ in it",
+            fix=f"set {DATA_DIR_VARIABLE}, or give --data_dir",
+        )
+    folder = pathlib.Path(named)
+    if not folder.is_dir():
+        raise UserError(
+            f"the data folder {named} does not exist",
+            where=where,
+            expected="a folder with cot/ and vocab/ in it",
+            fix=f"set {DATA_DIR_VARIABLE} to the folder that holds the data",
+        )
+    return folder
+
+
+def data_dir_problem(data_dir: str | os.PathLike[str] | None) -> str | None:
+    """Returns one line when there is no data folder, else None."""
+    try:
+        resolve_data_dir(data_dir)
+    except UserError as error:
+        return f"{error.what}; {error.fix}"
+    return None
+
+
+def read_tsv(path: pathlib.Path, columns: int) -> Iterator[tuple[int, list[str]] | BadRow]:
+    """Streams a file of tab-separated rows without header or quoting (facts/cot_tasks.csv).
+
+    A line ends at a newline byte; a literal backslash-n inside a field becomes a newline, and
+    white space around a field goes.
+
+    Args:
+      path: the file.
+      columns: how many columns a row has.
+
+    Yields:
+      (line number from 1, fields), or a `BadRow` for a line that is not UTF-8 or has another
+      number of columns.
+
+    Raises:
+      UserError: the file cannot be opened.
+    """
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise UserError(
+            f"cannot read the file: {error.strerror}", where=str(path), expected="a readable file"
+        ) from None
+    offset = 0
+    with stream:
+        for number, line in enumerate(stream, start=1):
+            where = f"{path}:{number}"
+            content = line.removesuffix(b"\n").removesuffix(b"\r")
+            try:
+                text = content.decode("utf-8")
+            except UnicodeDecodeError as error:
+                yield BadRow(
+                    where,
+                    "not UTF-8",
+                    f"byte 0x{content[error.start]:02x} at byte {offset + error.start} of the file"
+                    f" (byte {error.start} of the row); expected UTF-8 text",
+                )
+            else:
+                fields = text.split("\t")
+                if len(fields) == columns:
+                    yield number, [field.replace("\\n", "\n").strip() for field in fields]
+                else:
+                    reason = "too few columns" if len(fields) < columns else "too many columns"
+                    yield BadRow(
+                        where, reason, f"{len(fields)} tab-separated columns; expected {columns}"
+                    )
+            offset += len(line)
+
+
+def file_key(path: pathlib.Path) -> tuple[str, int, int]:
+    """Returns (path, modification time in ns, size in bytes): what caches of a file go by."""
+    status = path.stat()
+    return str(path), status.st_mtime_ns, status.st_size
+
+
+@functools.lru_cache(maxsize=4096)
+def _content_hash(key: tuple[str, int, int]) -> str:
+    with open(key[0], "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def content_hash(path: pathlib.Path) -> str:
+    """Returns the hex sha256 of a file's bytes, read again only when the file has changed."""
+    return _content_hash(file_key(path))

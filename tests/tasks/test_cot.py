@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+import pathlib
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flan_train import tasks
+from flan_train.errors import UserError
+from flan_train.tasks import answers, cot, cot_options
+from flan_train.tasks.definitions import BadRow, Row
+from tests.cot_folder import write_cot_folder
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_cot_folder(tmp_path_factory.mktemp("data") / "data")
+
+
+def good_rows(task: tasks.TaskDefinition, split: str, data_dir: str) -> list[Row]:
+    return [row for row in task.rows(split, data_dir) if not isinstance(row, BadRow)]
+
+
+def test_all_names_are_registered() -> None:
+    expected = {f"cot_{dataset}_{form}" for dataset in cot_options.DATASETS for form in cot.FORMS}
+    assert len(expected) == 27
+    assert expected <= set(tasks.names())
+
+
+@pytest.mark.parametrize("dataset", cot_options.DATASETS)
+def test_ten_wordings_for_each_form(dataset: str) -> None:
+    for form in cot.FORMS:
+        assert len(cot.load_wordings(dataset, form)) == 10
+
+
+@pytest.mark.parametrize("dataset", cot_options.DATASETS)
+@pytest.mark.parametrize("form", cot.FORMS)
+def test_every_row_renders_whole(dataset: str, form: str, data_dir: str) -> None:
+    task = tasks.get(f"cot_{dataset}_{form}")
+    rows = [row for split in task.splits for row in good_rows(task, split, data_dir)]
+    assert len(rows) == 60
+    seen = set()
+    for row in rows:
+        rendered = task.render(row, 0, None, data_dir)
+        seen.add(rendered.template_id)
+        assert rendered == task.render(dict(row), 0, None, data_dir)
+        assert rendered.task == task.name
+        assert "{" not in rendered.inputs + rendered.targets
+        found = answers.extract(rendered.targets, task.extraction)
+        assert found is not None
+        assert answers.normalise(found) == answers.normalise(rendered.answer)
+        if form == "inv":
+            assert rendered.options == ()
+        else:
+            assert row["question"] in rendered.inputs
+            assert row["rationale"] in rendered.targets
+            assert rendered.answer == row["answer"]
+            assert not rendered.options or rendered.answer in rendered.options
+    assert len(seen) > 5
+
+
+def test_few_shot_prompts(data_dir: str) -> None:
+    task = tasks.get("cot_gsm8k_fs")
+    train = {row["example_id"]: row for row in good_rows(task, "train", data_dir)}
+    counted = set()
+    for split in task.splits:
+        for row in good_rows(task, split, data_dir):
+            pool = cot._pool("gsm8k", cot.sources.file_key(cot.CotSource("gsm8k").path(data_dir)))
+            drawn = cot.draw_exemplars(pool, row, 3, task.name)
+            counted.add(len(drawn))
+            ids = [exemplar["example_id"] for exemplar in drawn]
+            assert set(ids) <= set(train)
+            assert len(set(ids)) == len(ids)
+            assert row["example_id"] not in ids
+            full = task.render(row, 3, None, data_dir)
+            assert full.shots == len(drawn)
+            positions = [full.inputs.index(exemplar["rationale"]) for exemplar in drawn]
+            assert positions == sorted(positions)
+            assert row["rationale"] not in full.inputs
+    assert counted == {2, 3, 4, 5}
+
+
+def test_candidates_lose_one_exemplar_at_a_time(data_dir: str) -> None:
+    task = tasks.get("cot_ecqa_fs")
+    for row in good_rows(task, "train", data_dir)[:10]:
+        candidates = list(task.candidates(row, 0, data_dir))
+        shots = [rendered.shots for rendered in candidates]
+        assert shots == list(range(shots[0], -1, -1))
+        lengths = [len(rendered.inputs) for rendered in candidates]
+        assert lengths == sorted(lengths, reverse=True)
+        assert len({rendered.targets for rendered in candidates}) == 1
+        assert len({rendered.template_id for rendered in candidates}) == 1
+        assert task.render(row, 0, 99, data_dir) == candidates[0]
+        assert task.render(row, 0, 1, data_dir) == candidates[-2]
+    zero_shot = tasks.get("cot_ecqa_zs")
+    assert len(list(zero_shot.candidates(row, 0, data_dir))) == 1
+
+
+@given(
+    count=st.integers(0, 12),
+    seed=st.integers(0, 50),
+    repeated=st.integers(0, 3),
+)
+def test_an_exemplar_is_never_the_query(count: int, seed: int, repeated: int) -> None:
+    def made(index: int) -> Row:
+        return {"example_id": str(index), "question": f"  Q {index % (repeated + 5)} "}
+
+    pool = tuple((cot.question_key(row["question"]), row) for row in map(made, range(count)))
+    query = {"example_id": "query", "question": "q  1"}
+    drawn = cot.draw_exemplars(pool, query, seed, "t")
+    assert drawn == cot.draw_exemplars(pool, query, seed, "t")
+    keys = [cot.question_key(row["question"]) for row in drawn]
+    assert cot.question_key("Q 1") not in keys
+    assert len(set(keys)) == len(keys)
+    others = {key for key, _ in pool} - {"q 1"}
+    assert min(2, len(others)) <= len(drawn) <= 5
+
+
+def test_splits_are_disjoint_and_keep_duplicates_together(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "cot").mkdir()
+    lines = [f"Question {' ' * (i % 2)}{i // 2}?\t{i}\tSo." for i in range(2000)]
+    (tmp_path / "cot" / "gsm8k_train.tsv").write_text("\n".join(lines), encoding="utf-8")
+    task = tasks.get("cot_gsm8k_zs")
+    questions: dict[str, set[str]] = {}
+    total = 0
+    for split in task.splits:
+        rows = good_rows(task, split, str(tmp_path))
+        assert len(rows) == task.num_examples(split, str(tmp_path))
+        total += len(rows)
+        questions[split] = {" ".join(row["question"].split()) for row in rows}
+    assert total == 2000
+    assert not questions["train"] & (questions["validation"] | questions["test"])
+    assert not questions["validation"] & questions["test"]
+    assert 4 <= len(questions["validation"]) <= 20
+
+
+def test_seed_and_task_change_the_draw(data_dir: str) -> None:
+    rows = good_rows(tasks.get("cot_gsm8k_zs"), "train", data_dir)
+    drawn = [
+        [task.render(row, seed, None, data_dir).template_id[-2:] for row in rows]
+        for task in (tasks.get("cot_gsm8k_zs"), tasks.get("cot_gsm8k_inv"))
+        for seed in (0, 1)
+    ]
+    assert len({tuple(ids) for ids in drawn}) == 4
+
+
+def test_hashes() -> None:
+    hashes = {tasks.get(f"cot_gsm8k_{form}").template_hash() for form in cot.FORMS}
+    assert len(hashes) == 3
+    assert all(len(value) == 64 for value in hashes)
+
+
+def test_a_task_travels_to_a_worker(data_dir: str) -> None:
+    task = pickle.loads(pickle.dumps(tasks.get("cot_qasc_fs")))
+    row = good_rows(task, "train", data_dir)[0]
+    assert task.render(row, 0, None, data_dir) == tasks.get("cot_qasc_fs").render(
+        row, 0, None, data_dir
+    )
+
+
+def test_an_unknown_split_names_the_known() -> None:
+    with pytest.raises(UserError, match=r"unknown split 'validate'[\s\S]*validation"):
+        next(tasks.get("cot_gsm8k_zs").rows("validate", None))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        ("{question} {answer}", "{answer}", "show what is to be predicted: answer"),
+        ("no slot", "{answer}", "no slot in the inputs or in the targets"),
+    ],
+)
+def test_inversions_that_give_the_answer_away(
+    tmp_path: pathlib.Path, inputs: str, targets: str, message: str
+) -> None:
+    path = tmp_path / "cot.json"
+    entry = {"id": "x_1", "inputs": inputs, "targets": targets}
+    path.write_text(json.dumps({"gsm8k": {"inv": [entry]}}), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        cot.load_wordings("gsm8k", "inv", path)
+
+
+def test_the_real_files(flan_data_dir: pathlib.Path) -> None:
+    """Counts of facts/cot_tasks.csv, and not one bad row."""
+    expected = {"aqua": 2728, "creak": 6915, "ecqa": 7112, "gsm8k": 7473, "sensemaking": 6070}
+    for dataset, rows in expected.items():
+        source = cot.CotSource(dataset)
+        data_dir = str(flan_data_dir)
+        if source.available(data_dir):
+            pytest.skip(f"{dataset} is not at hand")
+        assert not [row for row in source.rows("train", data_dir) if isinstance(row, BadRow)]
+        splits = ("train", "validation", "test")
+        assert sum(source.count(split, data_dir) for split in splits) == rows
+    options = {
+        dataset: {len(row["options"]) for row in cot.CotSource(dataset).rows("train", data_dir)}
+        for dataset in expected
+    }
+    assert options == {"aqua": {5}, "creak": {0, 2}, "ecqa": {5}, "gsm8k": {0}, "sensemaking": {2}}

@@ -1,0 +1,202 @@
+"""The SeqIO face: registered by importing, and the same ids as the plain rendering."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from flan_train import tasks
+from flan_train.errors import UserError
+from flan_train.tasks.definitions import BadRow
+from tests.cot_folder import write_cot_folder
+
+seqio = pytest.importorskip("seqio")
+from flan_train.tasks import register  # noqa: E402
+
+QUICKSTART = "quickstart_addition_direct"
+
+
+@pytest.fixture
+def data_dir(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    folder = write_cot_folder(tmp_path / "data")
+    monkeypatch.setenv("FLAN_DATA_DIR", folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "imports",
+    ["import seqio; import flan_train.mixtures", "import flan_train.mixtures; import seqio"],
+)
+def test_importing_registers_in_either_order(imports: str) -> None:
+    code = (
+        f"{imports}\n"
+        "assert seqio.get_mixture_or_task('cot').tasks\n"
+        "assert len(seqio.get_mixture_or_task('cot').tasks) == 27\n"
+        "assert seqio.get_mixture_or_task('cot_gsm8k_fs').splits\n"
+        "assert seqio.get_mixture_or_task('quickstart_held_out').tasks\n"
+        "print('registered')"
+    )
+    environment = {"PATH": "/usr/bin:/bin", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=pathlib.Path(__file__).resolve().parents[2],
+        check=False,
+    )
+    assert result.stdout.strip().endswith("registered"), result.stderr[-2000:]
+
+
+def plain_route(
+    task: tasks.TaskDefinition, split: str, data_dir: str, model: pathlib.Path, limits: Any
+) -> Iterator[dict[str, Any]]:
+    """What prepare does: most exemplars that fit, then cut; targets that do not fit go."""
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    for row in task.rows(split, data_dir):
+        assert not isinstance(row, BadRow)
+        for rendered in task.candidates(row, 0, data_dir):
+            inputs = processor.encode(rendered.inputs)
+            if len(inputs) < limits["inputs"]:
+                break
+        targets = processor.encode(rendered.targets)
+        if len(targets) < limits["targets"]:
+            yield {
+                "inputs": [*inputs[: limits["inputs"] - 1], 1],
+                "targets": [*targets, 1],
+                "rendered": rendered,
+            }
+
+
+@pytest.mark.parametrize("dataset", ["gsm8k", "ecqa"])
+@pytest.mark.parametrize("form", ["zs", "fs", "inv"])
+def test_both_routes_give_the_same_ids(
+    dataset: str, form: str, flan_data_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = flan_data_dir / register.T5_VOCABULARY
+    task = tasks.get(f"cot_{dataset}_{form}")
+    if not model.is_file() or task.available(str(flan_data_dir)):
+        pytest.skip("the real rows or T5's vocabulary are not at hand")
+    monkeypatch.setenv("FLAN_DATA_DIR", str(flan_data_dir))
+    # Tight enough that exemplars fall away, prompts are cut and targets are dropped.
+    limits = {"inputs": 60 if form != "fs" else 130, "targets": 80}
+    split = "validation"
+    expected = list(plain_route(task, split, str(flan_data_dir), model, limits))
+    dataset_of_task = seqio.get_mixture_or_task(task.name).get_dataset(
+        limits, split=split, shuffle=False, seed=0
+    )
+    found = list(dataset_of_task.as_numpy_iterator())
+    assert len(found) == len(expected) > 20
+    for ours, theirs in zip(expected, found, strict=True):
+        rendered = ours["rendered"]
+        np.testing.assert_array_equal(theirs["inputs"], ours["inputs"])
+        np.testing.assert_array_equal(theirs["targets"], ours["targets"])
+        assert theirs["inputs_pretokenized"].decode() == rendered.inputs
+        assert theirs["targets_pretokenized"].decode() == rendered.targets
+        assert theirs["shots"] == rendered.shots
+        for key in ("task", "template_id", "form", "example_id", "answer"):
+            assert theirs[key].decode() == getattr(rendered, key)
+        assert tuple(option.decode() for option in theirs["options"]) == rendered.options
+    if form == "fs":
+        assert {int(example["shots"]) for example in found} >= {0, 1}
+    if form != "inv" and dataset == "gsm8k":
+        assert len(found) < task.num_examples(split, str(flan_data_dir))
+    assert any(len(example["inputs"]) == limits["inputs"] for example in found)
+
+
+def test_a_quickstart_task_needs_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLAN_DATA_DIR", raising=False)
+    task = tasks.get(QUICKSTART)
+    limits = {"inputs": 512, "targets": 512}
+    expected = list(plain_route(task, "validation", "", register.PACKAGED_VOCABULARY, limits))
+    registered = seqio.get_mixture_or_task(QUICKSTART)
+    found = list(
+        registered.get_dataset(limits, "validation", shuffle=False, seed=0).as_numpy_iterator()
+    )
+    assert len(found) == registered.num_input_examples("validation") == len(expected) > 0
+    for ours, theirs in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(theirs["inputs"], ours["inputs"])
+        np.testing.assert_array_equal(theirs["targets"], ours["targets"])
+
+
+def test_a_mixture_feeds_a_seqio_model() -> None:
+    """The way T5X asks for batches: mixture, feature converter, padded to the lengths."""
+    from flan_train.mixtures.register import capped_count
+
+    names = (QUICKSTART, QUICKSTART.replace("direct", "cot"))
+    mixture = seqio.Mixture("pair", [(name, capped_count(None)) for name in names])
+    dataset = seqio.get_dataset(
+        mixture,
+        {"inputs": 256, "targets": 128},
+        dataset_split="validation",
+        shuffle=False,
+        num_epochs=1,
+        feature_converter=seqio.EncDecFeatureConverter(pack=False),
+    )
+    for example in dataset.take(3).as_numpy_iterator():
+        assert example["encoder_input_tokens"].shape == (256,)
+        assert example["decoder_target_tokens"].shape == (128,)
+        assert 1 in example["encoder_input_tokens"]
+        assert 1 in example["decoder_target_tokens"]
+
+
+def test_counts_and_rates(data_dir: str) -> None:
+    from flan_train import mixtures
+    from flan_train.mixtures import rates
+
+    registered = seqio.get_mixture_or_task("cot")
+    counts = {task.name: task.num_input_examples("train") for task in registered.tasks}
+    assert registered.num_input_examples("train") == sum(counts.values())
+    ours = rates.shares(mixtures.get("cot"), counts)
+    total = sum(registered.get_rate(task) for task in registered.tasks)
+    for task in registered.tasks:
+        assert registered.get_rate(task) / total == pytest.approx(ours[task.name], rel=1e-12)
+
+
+def test_answers_are_read_and_compared(data_dir: str) -> None:
+    task = seqio.get_mixture_or_task("cot_aqua_zs")
+    example = {"answer": b"(C)"}
+    target = task.postprocess_fn("ignored", example=example, is_target=True)
+    outputs = ["2 + 2 = 4.\nThe answer is (C).", "The answer is (B)", "no idea"]
+    read = [task.postprocess_fn(text, example=example, is_target=False) for text in outputs]
+    assert target == "c"
+    assert read == ["c", "b", None]
+    (metric,) = task.metric_fns
+    assert metric([target] * 3, read) == {"exact_match": pytest.approx(100 / 3)}
+
+
+def test_a_missing_vocabulary_is_named(data_dir: str) -> None:
+    vocabulary = register.LazyVocabulary("t5")
+    with pytest.raises(UserError, match=r"the vocabulary file is missing[\s\S]*t5_cc_all\.32000"):
+        vocabulary.encode("text")
+    assert vocabulary == register.LazyVocabulary("t5")
+    assert vocabulary != register.LazyVocabulary("quickstart")
+    with pytest.raises(UserError, match=r"unknown vocabulary 't6'"):
+        register.LazyVocabulary("t6")
+
+
+def test_a_missing_source_is_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAN_DATA_DIR", write_cot_folder(tmp_path / "d", leave_out=("qasc",)))
+    with pytest.raises(UserError, match=r"cot_qasc_zs has no data[\s\S]*qasc_train\.tsv"):
+        seqio.get_mixture_or_task("cot_qasc_zs").get_dataset(None, "train")
+
+
+def test_a_bad_row_stops_the_dataset(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pathlib.Path(write_cot_folder(tmp_path / "d"))
+    with (folder / "cot" / "gsm8k_train.tsv").open("ab") as stream:
+        stream.write(b"only one column\n")
+    monkeypatch.setenv("FLAN_DATA_DIR", str(folder))
+    source = register.RenderedSource(tasks.get("cot_gsm8k_zs"))
+    with pytest.raises(Exception, match=r"too few columns[\s\S]*gsm8k_train\.tsv:61"):
+        list(source.get_dataset("train", shuffle=False).as_numpy_iterator())
+    with pytest.raises(ValueError, match="one shard"):
+        source.get_dataset("train", shard_info=seqio.ShardInfo(0, 2))

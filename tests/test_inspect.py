@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+
+import pytest
+import rich.console
+
+from flan_train import inspect, mixtures, tasks
+from flan_train.errors import UserError
+from flan_train.mixtures import MixtureDefinition
+from tests.cot_folder import write_cot_folder
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_cot_folder(tmp_path_factory.mktemp("data") / "d", leave_out=("qasc",))
+
+
+def printed(name: str, **options: object) -> str:
+    stream = io.StringIO()
+    console = rich.console.Console(file=stream, width=140, color_system=None)
+    assert inspect.run(name, console=console, **options) == 0  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def test_the_table_of_a_mixture(data_dir: str) -> None:
+    text = printed("cot", data_dir=data_dir, allow_missing=True)
+    described = inspect.describe_mixture("cot", data_dir, allow_missing=True)
+    shares = {member["task"]: member["share"] for member in described["members"]}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert described["proportions"] == {"cot_answer": 1.0, "cot_inversion": 0.3}
+    assert "cot_answer 1 : cot_inversion 0.3" in text
+    assert "24 of 27 tasks" in text
+    assert "100.00%" in text
+    (line,) = [line for line in text.splitlines() if "cot_gsm8k_zs" in line]
+    rows = tasks.get("cot_gsm8k_zs").num_examples("train", data_dir)
+    assert line.split() == [
+        "cot_gsm8k_zs",
+        "cot_answer",
+        str(rows),
+        "100,000",
+        str(rows),
+        f"{shares['cot_gsm8k_zs']:.2%}",
+        "cot/gsm8k_train.tsv",
+    ]
+    assert "missing" in next(line for line in text.splitlines() if "cot_qasc_zs" in line)
+    assert text.count("left out:") == 1
+
+
+def test_a_mixture_that_misses_a_source(data_dir: str) -> None:
+    with pytest.raises(UserError, match=r"a source of the mixture 'cot' is missing[\s\S]*qasc"):
+        printed("cot", data_dir=data_dir)
+
+
+def test_examples_are_whole_and_the_same_every_time(data_dir: str) -> None:
+    options = {"data_dir": data_dir, "allow_missing": True, "examples": 4}
+    text = printed("cot", **options)
+    assert text == printed("cot", **options)
+    assert text != printed("cot", **options, seed=1)
+    shown = inspect.rendered_examples("cot", 4, data_dir=data_dir, allow_missing=True)
+    assert len({rendered.task for rendered in shown}) == 4
+    for rendered in shown:
+        assert rendered.inputs in text
+        assert rendered.targets in text
+    many = inspect.rendered_examples("cot_gsm8k_fs", 5, data_dir=data_dir)
+    assert len({rendered.example_id for rendered in many}) == 5
+
+
+def test_the_same_facts_as_json(data_dir: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "cot.json"
+    printed("cot_gsm8k_fs", data_dir=data_dir, examples=2, json_path=path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rendered = content.pop("rendered")
+    assert content == inspect.describe_mixture("cot_gsm8k_fs", data_dir)
+    assert [example["task"] for example in rendered] == ["cot_gsm8k_fs"] * 2
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(UserError, match="cannot write the JSON file"):
+        printed("cot_gsm8k_fs", data_dir=data_dir, json_path=tmp_path / "no" / "where.json")
+
+
+def test_a_suite_counts_the_split_it_has() -> None:
+    described = inspect.describe_mixture("quickstart_held_out")
+    assert described["split"] == "validation"
+    assert described["examples"] > 0
+    text = printed("quickstart_held_out", examples=1)
+    assert "generated" in text
+    assert "targets:" in text
+
+
+def test_a_dry_run_reads_nothing(tmp_path: pathlib.Path) -> None:
+    text = printed("cot", data_dir=str(tmp_path / "absent"), dry_run=True, examples=3)
+    assert "cot_gsm8k_zs" in text
+    assert "no data read" in text
+
+
+def test_unknown_and_empty_mixtures() -> None:
+    with pytest.raises(UserError, match=r"unknown mixture 'kot'"):
+        printed("kot")
+    mixtures.add(MixtureDefinition("nothing", ()))
+    try:
+        with pytest.raises(UserError, match="the mixture 'nothing' is empty"):
+            printed("nothing")
+    finally:
+        mixtures.remove("nothing")
+    with pytest.raises(UserError, match="no task has examples in the split 'train'"):
+        printed("quickstart_held_out", split="train")
+
+
+def test_a_bad_row_is_named(tmp_path: pathlib.Path) -> None:
+    data_dir = write_cot_folder(tmp_path / "d", rows=5)
+    path = tmp_path / "d" / "cot" / "gsm8k_train.tsv"
+    path.write_bytes(path.read_bytes() + b"only one column\n")
+    with pytest.raises(UserError, match=r"bad row: too few columns[\s\S]*gsm8k_train\.tsv:6"):
+        printed("cot_gsm8k_zs", data_dir=data_dir, examples=1)
