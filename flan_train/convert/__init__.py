@@ -1,0 +1,1 @@
+"""Exchange of parameters with other programs; each module knows one format, both ways."""

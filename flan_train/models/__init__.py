@@ -1,0 +1,1 @@
+"""Models: parameters and forward pass. Knows arrays; never data, meshes or files."""
