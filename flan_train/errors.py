@@ -56,4 +56,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") ->
         fix = "the known names are " + ", ".join(names) if names else "none is registered"
     else:
         fix = f"nothing is spelt like it among {len(names)} known names"
-    return UserError(f"unknown {kind} '{name}'", where=where, expected=f"a {kind} that exists", fix=fix)
+    return UserError(
+        f"unknown {kind} '{name}'", where=where, expected=f"a {kind} that exists", fix=fix
+    )

@@ -48,7 +48,7 @@ OUTPUT_STEP = 16
 LONGEST_OUTPUT = 1024
 
 
-@gin.configurable(module="flan_train.evaluate")
+@gin.register(module="flan_train.evaluate")
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
     """What is evaluated, how often and in what portions.

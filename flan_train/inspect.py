@@ -13,6 +13,7 @@ import rich.box
 import rich.console
 import rich.markup
 import rich.table
+import rich.text
 
 from flan_train import mixtures, tasks
 from flan_train.errors import UserError
@@ -242,6 +243,9 @@ def _table(described: dict[str, Any]) -> rich.table.Table:
     caption = "dry run: no data read"
     if counted:
         caption = f"examples of the split '{described['split']}'; rate = min(cap, examples)"
+    sources = {member["source"] for member in described["members"]}
+    if len(sources) == 1 and None not in sources:
+        caption += f"; source: {sources.pop()}"
     if described["proportions"]:
         fixed = " : ".join(
             f"{name} {weight:g}" for name, weight in described["proportions"].items()
@@ -252,27 +256,36 @@ def _table(described: dict[str, Any]) -> rich.table.Table:
         caption=rich.markup.escape(caption),
         box=rich.box.SIMPLE_HEAD,
         show_footer=counted,
+        pad_edge=False,
     )
     left_out = sum(member["missing"] is not None for member in described["members"])
     total = f"{described['tasks'] - left_out} of {described['tasks']} tasks"
     share = sum(member["share"] or 0.0 for member in described["members"])
-    table.add_column("task", footer=total, overflow="fold")
-    table.add_column("in", footer="", overflow="fold")
-    table.add_column("examples", justify="right", footer=_number(described["examples"]))
-    table.add_column("cap", justify="right", footer="")
-    table.add_column("rate", justify="right", footer="")
-    table.add_column("share", justify="right", footer=f"{share:.2%}")
-    table.add_column("source", footer="", overflow="fold")
+    # A column whose cells all say the same would only take room from the others.
+    nested = len({member["mixture"] for member in described["members"]}) > 1
+    capped = any(member["cap"] for member in described["members"])
+    sources = {member["source"] for member in described["members"]}
+    table.add_column("task", footer=total, no_wrap=True)
+    if nested:
+        table.add_column("in", footer="", overflow="fold")
+    numbers = _number(described["examples"])
+    table.add_column("examples", justify="right", footer=numbers, no_wrap=True)
+    if capped:
+        table.add_column("cap", justify="right", footer="", no_wrap=True)
+    table.add_column("rate", justify="right", footer="", no_wrap=True)
+    table.add_column("share", justify="right", footer=f"{share:.2%}", no_wrap=True)
+    if len(sources) > 1:
+        table.add_column("source", footer="", overflow="fold")
     for member in described["members"]:
         source = "missing" if member["missing"] else member["source"] or ""
         table.add_row(
             rich.markup.escape(member["task"]),
-            rich.markup.escape(member["mixture"]),
+            *([rich.markup.escape(member["mixture"])] if nested else []),
             _number(member["examples"]),
-            _number(member["cap"]),
+            *([_number(member["cap"])] if capped else []),
             _number(member["rate"]),
             "" if member["share"] is None else f"{member['share']:.2%}",
-            rich.markup.escape(source),
+            *([rich.markup.escape(source)] if len(sources) > 1 else []),
             style="yellow" if member["missing"] else None,
         )
     return table
@@ -285,10 +298,10 @@ def _number(value: float | None) -> str:
 def _print_example(console: rich.console.Console, rendered: Rendered) -> None:
     shots = f", {rendered.shots} exemplars" if rendered.shots else ""
     heading = f"{rendered.task}  {rendered.example_id}  {rendered.template_id}{shots}"
-    console.rule(rich.markup.escape(heading), align="left")
+    console.rule(rich.text.Text(heading), align="left")
     for label, text in (("inputs", rendered.inputs), ("targets", rendered.targets)):
         console.print(f"{label}:", style="bold")
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, markup=False, highlight=False, soft_wrap=True, emoji=False)
 
 
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:

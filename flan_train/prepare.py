@@ -34,7 +34,7 @@ from flan_train.vocabulary import Vocabulary, load_vocabulary
 _FEW_ROWS = 20_000
 
 
-@gin.configurable(module="flan_train.prepare")
+@gin.register(module="flan_train.prepare")
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """What is prepared, and how.
@@ -45,7 +45,8 @@ class DataConfig:
       feature_lengths: limits in tokens, EOS included, {"inputs": ..., "targets": ...}.
       vocabulary: "quickstart", "t5" or the path of a SentencePiece model.
       data_dir: the data folder; None for FLAN_DATA_DIR.
-      prepared_dir: where prepared datasets are kept; any number of runs can share it.
+      prepared_dir: where prepared datasets are kept; any number of runs can share it. None for
+        FLAN_PREPARED_DIR, or else .cache/flan-train/prepared in the home folder.
       seed: of templates, options and exemplars.
       allow_missing: go on without the tasks whose source is missing (the manifest lists them).
       max_bad_rows: bad rows of a task that may be left out; they are listed in the manifest.
@@ -58,7 +59,7 @@ class DataConfig:
     feature_lengths: Mapping[str, int]
     vocabulary: str = "t5"
     data_dir: str | None = None
-    prepared_dir: str = "prepared"
+    prepared_dir: str | None = None
     seed: int = 0
     allow_missing: bool = False
     max_bad_rows: int = 0
@@ -85,6 +86,12 @@ class DataConfig:
                     where=f"DataConfig.{name}",
                     expected="at least 1, or None",
                 )
+
+    @property
+    def root(self) -> pathlib.Path:
+        """The folder that `prepared_dir` stands for."""
+        named = self.prepared_dir or os.environ.get("FLAN_PREPARED_DIR")
+        return pathlib.Path(named or pathlib.Path.home() / ".cache" / "flan-train" / "prepared")
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -140,7 +147,7 @@ def prepare(config: DataConfig, split: str = "train", progress: bool = True) -> 
         vocabulary that cannot be read, a disk that is full.
     """
     plan = _plan(config, split)
-    root = pathlib.Path(config.prepared_dir)
+    root = config.root
     with shards.explained_disk_errors(root):
         for folder in (root / "tasks", root / "mixtures"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -202,7 +209,7 @@ def _job(
     return TaskJob(
         task=task,
         split=split,
-        root=pathlib.Path(config.prepared_dir),
+        root=config.root,
         data_dir=config.data_dir,
         vocabulary=config.vocabulary,
         vocabulary_sha256=vocabulary.sha256,

@@ -16,14 +16,16 @@ class Progress:
     """What is shown on the terminal (on stderr) while tasks are rendered."""
 
     def __init__(self, name: str, tasks: int, *, enabled: bool = True) -> None:
+        console = Console(stderr=True)
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not enabled,
+            console=console,
+            # In a file, or a pipe, bars that vanish leave nothing but empty lines.
+            disable=not (enabled and console.is_terminal),
             transient=True,
         )
         self._total = self._bars.add_task(f"preparing {name}", total=tasks, note="tasks")

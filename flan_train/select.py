@@ -29,7 +29,7 @@ from flan_train.scores import (
 RESAMPLES = 2000
 
 
-@gin.configurable(module="flan_train.select")
+@gin.register(module="flan_train.select")
 @dataclasses.dataclass(frozen=True)
 class SelectConfig:
     """What a checkpoint is chosen by.

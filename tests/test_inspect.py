@@ -114,3 +114,9 @@ def test_a_bad_row_is_named(tmp_path: pathlib.Path) -> None:
     path.write_bytes(path.read_bytes() + b"only one column\n")
     with pytest.raises(UserError, match=r"bad row: too few columns[\s\S]*gsm8k_train\.tsv:6"):
         printed("cot_gsm8k_zs", data_dir=data_dir, examples=1)
+
+
+def test_an_example_id_with_colons_is_printed_as_it_is() -> None:
+    # Rich turns ":train:" into a pictogram unless told not to.
+    text = printed("quickstart_addition_direct", examples=1)
+    assert "addition:train:" in text

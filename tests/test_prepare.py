@@ -365,3 +365,16 @@ print([name for name in ("tensorflow", "seqio", "jax", "grain") if name in sys.m
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert output.stdout.strip() == "[]"
+
+
+def test_where_prepared_datasets_go_by_default(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = DataConfig("toy_pair", LENGTHS, "quickstart", prepared_dir=str(tmp_path / "given"))
+    open_ended = DataConfig("toy_pair", LENGTHS, "quickstart")
+    monkeypatch.setenv("FLAN_PREPARED_DIR", str(tmp_path / "named"))
+    assert given.root == tmp_path / "given"
+    assert open_ended.root == tmp_path / "named"
+    monkeypatch.delenv("FLAN_PREPARED_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_ended.root == tmp_path / ".cache" / "flan-train" / "prepared"

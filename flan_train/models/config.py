@@ -24,7 +24,7 @@ _POSITIVE = (
 )
 
 
-@gin.configurable(module="flan_train.models.t5")
+@gin.register(module="flan_train.models.t5")
 @dataclass(frozen=True, kw_only=True)
 class T5Config:
     """The shape of a T5 and the way its layers run; sizes are counts of elements.

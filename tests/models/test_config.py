@@ -58,7 +58,7 @@ def test_gin_files_give_the_size_they_name(
 ) -> None:
     path = repository / "t5x_configs" / "models" / f"t5_{version}_{size}.gin"
     gin.parse_config_file(str(path))
-    config = t5.T5Config()
+    config = t5.T5Config(**gin.get_bindings("flan_train.models.t5.T5Config"))
     stated = re.search(r": ([\d,]+) parameters", path.read_text("utf-8"))
     assert stated is not None
     assert t5.count_params(config) == int(stated.group(1).replace(",", ""))
@@ -82,6 +82,6 @@ def test_macros_reach_the_config(repository: pathlib.Path) -> None:
         'DROPOUT_RATE = 0.05\nSCAN_LAYERS = False\nREMAT_POLICY = "dots"\n'
         'ACTIVATION_DTYPE = "bfloat16"'
     )
-    config = t5.T5Config()
+    config = t5.T5Config(**gin.get_bindings("flan_train.models.t5.T5Config"))
     assert (config.dropout_rate, config.scan_layers) == (0.05, False)
     assert (config.remat_policy, config.dtype) == ("dots", "bfloat16")

@@ -1,0 +1,287 @@
+"""`flan-train VERB ...`: reads the command line, calls one verb, turns user errors into exit 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from flan_train.errors import UserError
+
+GIN_PREFIX = "--gin."
+
+# Modules are imported inside the verbs: `--help` and `inspect` must not wait for JAX.
+
+
+def _gin_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gin_file", action="append", default=[], metavar="PATH", help="a gin file; repeatable"
+    )
+    parser.add_argument(
+        "--gin_search_paths",
+        action="append",
+        default=[],
+        metavar="DIRS",
+        help="comma-separated folders in which gin files are sought first",
+    )
+    parser.add_argument(
+        "--gin.NAME",
+        dest="gin_example",
+        metavar="VALUE",
+        help="set one gin name, over the files; text needs both kinds of quotes: "
+        "--gin.MODEL_DIR=\"'runs/mine'\"",
+    )
+    parser.add_argument("--data_dir", metavar="DIR", help="the data folder (else FLAN_DATA_DIR)")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="resolve and print everything, do no work"
+    )
+
+
+def _split_gin(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes the `--gin.NAME=VALUE` (or `--gin.NAME VALUE`) words out of a command line."""
+    rest: list[str] = []
+    bindings: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith(GIN_PREFIX):
+            rest.append(word)
+            continue
+        name, equals, value = word.removeprefix(GIN_PREFIX).partition("=")
+        if not equals:
+            following = next(words, None)
+            if following is None:
+                raise UserError(
+                    f"'{word}' has no value", where="the command line", expected=f"{word}=VALUE"
+                )
+            value = following
+        bindings.append(f"{name} = {value}")
+    return rest, bindings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flan-train",
+        description="Instruction finetuning on JAX: mixtures, packed training, held-out selection.",
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(
+        name: str, summary: str, example: str, run: Callable[..., int]
+    ) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog="example:\n  " + example,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    train = verb(
+        "train",
+        "prepare a mixture, fine-tune, evaluate, select and report",
+        "flan-train train --gin_file=t5x_configs/recipes/quickstart.gin",
+        _train,
+    )
+    _gin_arguments(train)
+    train.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on from MODEL_DIR's newest checkpoint (the default); --no-resume refuses a "
+        "MODEL_DIR that has one",
+    )
+
+    prepare = verb(
+        "prepare",
+        "render, tokenise and store a mixture, ready to pack and read",
+        "flan-train prepare --gin_file=t5x_configs/recipes/quickstart.gin",
+        _prepare,
+    )
+    _gin_arguments(prepare)
+
+    inspect = verb(
+        "inspect",
+        "show a mixture's members, rates and rendered examples",
+        "flan-train inspect cot --data_dir=DIR --examples 3",
+        _inspect,
+    )
+    inspect.add_argument("name", metavar="MIXTURE", help="a mixture or a task")
+    inspect.add_argument("--data_dir", metavar="DIR", help="the data folder (else FLAN_DATA_DIR)")
+    inspect.add_argument(
+        "--examples", type=int, default=0, metavar="N", help="print N rendered examples per task"
+    )
+    inspect.add_argument("--seed", type=int, default=0, help="seed of templates and exemplars")
+    inspect.add_argument(
+        "--allow_missing", action="store_true", help="go on without members whose source is absent"
+    )
+    inspect.add_argument("--json", metavar="PATH", help="write the same facts as JSON")
+    inspect.add_argument("--dry_run", action="store_true", help="list the members, read no data")
+
+    evaluate = verb(
+        "eval",
+        "score a checkpoint on suites",
+        "flan-train eval --checkpoint=runs/quickstart/checkpoints/800 --suite=quickstart_held_out",
+        _eval,
+    )
+    _gin_arguments(evaluate)
+    evaluate.add_argument(
+        "--checkpoint", metavar="DIR", help="a checkpoint, or converted parameters"
+    )
+    evaluate.add_argument("--suite", action="append", default=[], metavar="NAME", help="repeatable")
+    evaluate.add_argument("--split", choices=("validation", "test"), help="default: validation")
+    evaluate.add_argument("--json", metavar="PATH", help="write all results as one JSON")
+
+    select = verb(
+        "select",
+        "choose a checkpoint of a run by its evaluations",
+        "flan-train select runs/quickstart --suite=quickstart_unseen",
+        _select,
+    )
+    select.add_argument("model_dir", metavar="RUN_DIR")
+    select.add_argument("--suite", action="append", default=[], metavar="NAME", help="repeatable")
+    select.add_argument("--metric", default="exact_match")
+    select.add_argument("--json", metavar="PATH", help="write the choice here as well")
+    select.add_argument("--dry_run", action="store_true", help="print the choice, write nothing")
+
+    convert = verb(
+        "convert",
+        "exchange parameters with Hugging Face folders",
+        "flan-train convert hf-to-flan --from=google/flan-t5-small-folder --to=checkpoints/small",
+        _convert,
+    )
+    convert.add_argument("direction", choices=("hf-to-flan", "flan-to-hf"))
+    convert.add_argument("--from", dest="source", required=True, metavar="DIR")
+    convert.add_argument("--to", dest="destination", required=True, metavar="DIR")
+    convert.add_argument("--dry_run", action="store_true", help="check the source, write nothing")
+
+    report = verb(
+        "report",
+        "write a run directory's report.html and print its summary",
+        "flan-train report runs/quickstart",
+        _report,
+    )
+    report.add_argument("model_dir", metavar="RUN_DIR")
+    report.add_argument("--dry_run", action="store_true", help="print the summary, write nothing")
+    return parser
+
+
+def _resolved(options: argparse.Namespace, bindings: Sequence[str]):  # type: ignore[no-untyped-def]
+    from flan_train import config
+
+    if not options.gin_file:
+        raise UserError(
+            f"flan-train {options.verb} was given no gin file",
+            where="the command line",
+            expected="--gin_file=PATH",
+            fix="start with --gin_file=t5x_configs/recipes/quickstart.gin",
+        )
+    if options.data_dir:
+        bindings = [*bindings, f"DATA_DIR = {options.data_dir!r}"]
+    paths = [path for group in options.gin_search_paths for path in group.split(",") if path]
+    return config.resolve(options.gin_file, bindings, paths)
+
+
+def _train(options: argparse.Namespace, bindings: list[str]) -> int:
+    from flan_train import verbs
+
+    resolved = _resolved(options, bindings)
+    return verbs.train(resolved, dry_run=options.dry_run, resume=options.resume)
+
+
+def _prepare(options: argparse.Namespace, bindings: list[str]) -> int:
+    from flan_train import verbs
+
+    return verbs.prepare(_resolved(options, bindings), dry_run=options.dry_run)
+
+
+def _eval(options: argparse.Namespace, bindings: list[str]) -> int:
+    from flan_train import verbs
+
+    if not options.gin_file:
+        options.gin_file = ["t5x_configs/runs/eval.gin"]
+        bindings = [*verbs.settings_of_checkpoint(options.checkpoint), *bindings]
+    if options.checkpoint:
+        bindings = [*bindings, f"CHECKPOINT = {options.checkpoint!r}"]
+    if options.suite:
+        bindings = [*bindings, f"EVAL_SUITES = {tuple(options.suite)!r}"]
+    if options.split:
+        bindings = [*bindings, f"SPLIT = {options.split!r}"]
+    return verbs.evaluate(
+        _resolved(options, bindings), dry_run=options.dry_run, json_path=options.json
+    )
+
+
+def _inspect(options: argparse.Namespace, bindings: list[str]) -> int:
+    _no_gin(bindings)
+    from flan_train import inspect
+
+    return inspect.run(
+        options.name,
+        data_dir=options.data_dir or os.environ.get("FLAN_DATA_DIR"),
+        examples=options.examples,
+        seed=options.seed,
+        allow_missing=options.allow_missing,
+        json_path=options.json,
+        dry_run=options.dry_run,
+    )
+
+
+def _select(options: argparse.Namespace, bindings: list[str]) -> int:
+    _no_gin(bindings)
+    from flan_train import verbs
+
+    return verbs.select(
+        options.model_dir,
+        suites=tuple(options.suite),
+        metric=options.metric,
+        json_path=options.json,
+        dry_run=options.dry_run,
+    )
+
+
+def _convert(options: argparse.Namespace, bindings: list[str]) -> int:
+    _no_gin(bindings)
+    from flan_train import verbs
+
+    return verbs.convert(
+        options.direction, options.source, options.destination, dry_run=options.dry_run
+    )
+
+
+def _report(options: argparse.Namespace, bindings: list[str]) -> int:
+    _no_gin(bindings)
+    from flan_train import verbs
+
+    return verbs.report(options.model_dir, dry_run=options.dry_run)
+
+
+def _no_gin(bindings: Sequence[str]) -> None:
+    if bindings:
+        raise UserError(
+            "this verb reads no gin settings",
+            where="--gin." + bindings[0],
+            expected="its own flags only",
+            fix="see --help",
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code: 0 done, 2 the user must change something."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        rest, bindings = _split_gin(words)
+        options = _parser().parse_args(rest)
+        return int(options.run(options, bindings))
+    except UserError as error:
+        print(f"flan-train: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("flan-train: stopped by the keyboard", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+"""What a training launch would do, without data, weights or a run directory."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh
+from rich.console import Console
+from rich.table import Table
+
+from flan_train import errors, launch, mixtures, prepare, sharding, tasks, train_step
+from flan_train.checkpoints import CheckpointConfig, Checkpoints
+from flan_train.evaluate import EvalConfig
+from flan_train.losses import LossConfig
+from flan_train.mixtures import rates
+from flan_train.models import t5
+from flan_train.optimizers import OptimizerConfig
+from flan_train.select import SelectConfig
+
+# Compiling an unrolled model takes minutes; a scanned one, whatever its depth, seconds.
+LAYERS_WORTH_COMPILING = 8
+_MIB, _GIB = 2.0**20, 2.0**30
+
+
+def dry_run(
+    model_dir: str,
+    model: t5.T5Config,
+    data: prepare.DataConfig,
+    optimizer: OptimizerConfig,
+    loss: LossConfig,
+    sharding: sharding.ShardingConfig,
+    checkpoint: CheckpointConfig,
+    evaluation: EvalConfig,
+    selection: SelectConfig,
+    train_steps: int,
+    batch_size: int,
+    num_microbatches: int = 1,
+    seed: int = 0,
+    initial_checkpoint_path: str | None = None,
+    log_period: int = 10,
+    resume: bool = True,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Prints what `train` with the same arguments would do and returns it; writes nothing.
+
+    What would stop the launch on this machine, such as missing data, is listed rather than raised:
+    a recipe for many devices can be looked at on one.
+
+    Returns:
+      {"parameters", "devices", "mesh", "memory": {"parameters", "gradients", "optimizer",
+      "activations", "total": bytes per device, "method"}, "steps", "tokens_per_step", "start",
+      "tasks": [{"task", "rows", "share"}], "missing", "problems"}.
+    """
+    console = console or Console()
+    problems: list[str] = []
+
+    def attempt(action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except errors.UserError as error:
+            if str(error) not in problems:
+                problems.append(str(error))
+            return None
+
+    attempt(
+        lambda: launch.check_settings(
+            model, data, train_steps, log_period, checkpoint.period, evaluation, selection
+        )
+    )
+    partitioner = attempt(lambda: launch.make_partitioner(sharding, batch_size, num_microbatches))
+    elsewhere = partitioner is None
+    if elsewhere:
+        partitioner = attempt(lambda: _imagined(sharding))
+    start = attempt(
+        lambda: launch.find_start(
+            Checkpoints(pathlib.Path(model_dir), checkpoint),
+            train_steps,
+            initial_checkpoint_path,
+            resume,
+            t5.abstract_params(model),
+        )
+    )
+    memory = None
+    if partitioner is not None:
+        memory = attempt(
+            lambda: _memory(
+                model, data, optimizer, loss, partitioner, batch_size, num_microbatches, elsewhere
+            )
+        )
+    found = attempt(lambda: _mixture(data)) or {"tasks": [], "missing": {}}
+    result: dict[str, Any] = {
+        "parameters": t5.count_params(model),
+        "devices": partitioner.mesh.size if partitioner else None,
+        "mesh": dict(partitioner.mesh.shape) if partitioner else None,
+        "memory": memory,
+        "steps": train_steps,
+        "tokens_per_step": batch_size * sum(data.lengths),
+        "start": start,
+        **found,
+        "problems": problems,
+    }
+    _print(console, result, data, evaluation, partitioner, elsewhere, initial_checkpoint_path)
+    return result
+
+
+def _imagined(config: sharding.ShardingConfig) -> sharding.Partitioner:
+    """A partitioner over the fewest devices that the settings ask for, which are not here."""
+    shape = sharding.mesh_shape(config, max(1, config.num_partitions))
+    return sharding.Partitioner(AbstractMesh(shape, sharding.MESH_AXES), config.preset)
+
+
+def _mixture(data: prepare.DataConfig) -> dict[str, Any]:
+    """Counts the rows of the training mixture; nothing is rendered."""
+    name = data.mixture_or_task_name
+    if data.modules:  # only importing them would tell
+        return {"tasks": [{"task": name, "rows": None, "share": 1.0}], "missing": {}}
+    sources = mixtures.check_sources(name, data.data_dir, data.allow_missing)
+    rows = {task: tasks.get(task).num_examples("train", data.data_dir) for task in sources.present}
+    shares = rates.shares(mixtures.get(name), rows)
+    return {
+        "tasks": [
+            {"task": task, "rows": count, "share": shares.get(task, 0.0)}
+            for task, count in rows.items()
+        ],
+        "missing": dict(sources.missing),
+    }
+
+
+def _memory(
+    model: t5.T5Config,
+    data: prepare.DataConfig,
+    optimizer: OptimizerConfig,
+    loss: LossConfig,
+    partitioner: sharding.Partitioner,
+    batch_size: int,
+    num_microbatches: int,
+    elsewhere: bool,
+) -> dict[str, Any]:
+    """Bytes per device: the state by its shardings, the rest by the compiler where it is cheap."""
+    state = train_step.abstract_state(model, optimizer, partitioner)
+    params, moments = _bytes(state.params), _bytes(state.opt_state)
+    layers = model.num_encoder_layers + model.num_decoder_layers
+    if not elsewhere and (model.scan_layers or layers <= LAYERS_WORTH_COMPILING):
+        step = train_step.make_train_step(
+            model, optimizer, loss, partitioner, num_microbatches=num_microbatches
+        )
+        batch = train_step.abstract_batch(batch_size, data.feature_lengths, partitioner)
+        analysis = step.lower(state, batch).compile().memory_analysis()
+        if analysis is not None:
+            # Gradients are part of the compiler's temporaries; what they leave is activations.
+            activations = max(0, analysis.temp_size_in_bytes - params)
+            return {
+                "parameters": params,
+                "gradients": params,
+                "optimizer": moments,
+                "activations": activations,
+                "total": 2 * params + moments + activations,
+                "method": f"the step compiled for {jax.default_backend()}",
+            }
+    rows = math.ceil(batch_size / num_microbatches / partitioner.batch_parts)
+    activations = activation_bytes(
+        model, rows, data.lengths, tensor=int(partitioner.mesh.shape["tensor"])
+    )
+    return {
+        "parameters": params,
+        "gradients": params,
+        "optimizer": moments,
+        "activations": activations,
+        "total": 2 * params + moments + activations,
+        "method": "arithmetic",
+    }
+
+
+def activation_bytes(
+    model: t5.T5Config, rows: int, lengths: tuple[int, int], *, tensor: int = 1
+) -> int:
+    """Returns roughly what the forward pass keeps for the backward pass on one device.
+
+    Per layer and token, in the activation dtype: the residual stream always; without
+    rematerialisation also every projection, norm and activation, and the attention weights; with
+    "dots" the projections alone. One layer is worked on at a time under "full". The logits and
+    their gradient are float32.
+
+    Args:
+      model: whose layers.
+      rows: sequences of a microbatch on the device.
+      lengths: tokens of inputs and targets of a sequence.
+      tensor: devices that share each layer's width.
+    """
+    size = 4 if model.dtype == "float32" else 2
+    inputs, targets = lengths
+    d, f = model.embed_dim, model.mlp_dim / tensor * (2 if model.gated else 1)
+    hk = model.num_heads * model.head_dim / tensor
+    heads = model.num_heads / tensor
+
+    def layer(length: int, attention: int, seen: list[int]) -> tuple[float, float, float]:
+        projections = length * (attention * (3 * hk + hk + d) + f + d)
+        everything = projections + length * ((attention + 1) * 2 * d + 2 * f)
+        everything += 2 * sum(heads * length * other for other in seen)
+        return length * d, projections, everything
+
+    kept = {"full": 0, "dots": 1, "none": 2}[model.remat_policy]
+    total = 0.0
+    for count, parts in (
+        (model.num_encoder_layers, layer(inputs, 1, [inputs])),
+        (model.num_decoder_layers, layer(targets, 2, [targets, inputs])),
+    ):
+        total += count * (parts[0] + (parts[kept] if kept else 0.0))
+        if kept < 2:
+            total += parts[2]
+    return int(rows * (total * size + 3 * 4 * targets * model.vocab_size / tensor))
+
+
+def _size(count: int) -> str:
+    return f"{count / _GIB:.2f} GiB" if count >= _GIB / 10 else f"{count / _MIB:.1f} MiB"
+
+
+def _bytes(tree: Any) -> int:
+    """Bytes of one device's part."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _print(
+    console: Console,
+    result: dict[str, Any],
+    data: prepare.DataConfig,
+    evaluation: EvalConfig,
+    partitioner: sharding.Partitioner | None,
+    elsewhere: bool,
+    initial_checkpoint_path: str | None,
+) -> None:
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    say("")
+    say(f"parameters         {result['parameters']:,}")
+    if partitioner is not None:
+        note = f" (assumed; this machine has {jax.device_count()})" if elsewhere else ""
+        say(f"devices            {partitioner.describe()}{note}")
+    if memory := result["memory"]:
+        parts = ", ".join(
+            f"{name} {_size(memory[name])}"
+            for name in ("parameters", "gradients", "optimizer", "activations")
+        )
+        say(f"memory per device  {_size(memory['total'])} by {memory['method']}: {parts}")
+    say(f"steps              {result['steps']:,}, of {result['tokens_per_step']:,} places each")
+    begin = (
+        f"the checkpoint of step {result['start']:,}"
+        if result["start"] is not None
+        else (
+            f"the parameters of {initial_checkpoint_path}"
+            if initial_checkpoint_path
+            else "random parameters"
+        )
+    )
+    say(f"starts from        {begin}")
+    say(f"evaluates          {', '.join(evaluation.suites) or 'nothing'}")
+    table = Table(title=f"{data.mixture_or_task_name} (train)", title_justify="left")
+    table.add_column("task")
+    for name in ("rows", "share"):
+        table.add_column(name, justify="right")
+    for task in result["tasks"]:
+        rows = "?" if task["rows"] is None else f"{task['rows']:,}"
+        table.add_row(task["task"], rows, f"{task['share']:.4f}")
+    if result["tasks"]:
+        console.print(table)
+    for task, why in result["missing"].items():
+        say(f"left out: {task}: {why}")
+    for problem in result["problems"]:
+        say(f"\nA launch on this machine would stop: {problem}")

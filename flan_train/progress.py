@@ -1,0 +1,223 @@
+"""What a run tells while it trains: log.jsonl, TensorBoard, and a bar or plain lines.
+
+A line of log.jsonl covers the updates since the line before it. Lines end where checkpoints are
+written, so that the lines of a resumed run are those of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+LOG = "log.jsonl"
+METRICS = "metrics"
+# Where there is no terminal, a line this often is enough.
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclasses.dataclass
+class Window:
+    """Sums over the updates since the last line of the log.
+
+    Attributes:
+      steps: number of updates.
+      seconds: wall-clock time they took; evaluation, saving and compiling not counted.
+      slots: encoder and decoder places of their batches, padding included.
+      sums: the step's metrics, added up.
+    """
+
+    slots: tuple[int, int]
+    steps: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Adds one update's metrics, scalars on the host."""
+        self.steps += 1
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def entry(self, step: int) -> dict[str, Any]:
+        """Returns the line for the updates up to `step`.
+
+        `loss`, `z_loss` and `accuracy` are per target token over all of them; `grad_norm` and
+        `learning_rate` are means over updates; `tokens` are places and `useful_tokens` those that
+        hold a token; `time` is in seconds since 1970.
+        """
+        weight = self.sums["weight"] or 1.0
+        encoder, decoder = self.sums["encoder_tokens"], self.sums["decoder_tokens"]
+        places = [slots * self.steps for slots in self.slots]
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "step": step,
+            "time": round(time.time(), 3),
+            "loss": self.sums["loss"] / weight,
+            "z_loss": self.sums["z_loss"] / weight,
+            "accuracy": self.sums["correct"] / weight,
+            "tokens": sum(places),
+            "useful_tokens": int(encoder + decoder),
+            "useful_tokens_per_second": round((encoder + decoder) / seconds, 1),
+            "step_seconds": round(self.seconds / self.steps, 6),
+            "fill_encoder": encoder / places[0],
+            "fill_decoder": decoder / places[1],
+            "learning_rate": self.sums["learning_rate"] / self.steps,
+            "grad_norm": self.sums["grad_norm"] / self.steps,
+        }
+
+
+def first_not_finite(metrics: Sequence[tuple[int, Mapping[str, Any]]]) -> int | None:
+    """Returns the first step whose loss or gradient is not finite, of (step, metrics) pairs."""
+    for step, one in metrics:
+        if not (math.isfinite(one["loss"]) and math.isfinite(one["grad_norm"])):
+            return step
+    return None
+
+
+def truncate_log(path: pathlib.Path, step: int) -> None:
+    """Takes out of a log what came after `step`, and a last line that was cut off.
+
+    What a run logged after its last checkpoint happens again when it resumes.
+    """
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            if int(json.loads(line)["step"]) <= step:
+                kept.append(line + "\n")
+        except (ValueError, TypeError, KeyError):
+            continue
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class RunLog:
+    """Writes the log of a run and shows how far it is; use it as a context."""
+
+    def __init__(
+        self,
+        model_dir: pathlib.Path,
+        *,
+        first_step: int,
+        last_step: int,
+        console: Console,
+        writes: bool = True,
+    ) -> None:
+        """Opens the files; what they hold of steps after `first_step` is taken out.
+
+        Args:
+          model_dir: the run directory; must exist.
+          first_step: updates already made.
+          last_step: updates made when the run ends.
+          console: where to show progress.
+          writes: False on all hosts but one.
+        """
+        self._console = console
+        self._writes = writes
+        self._last_step = last_step
+        self._last_line = -math.inf
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TextColumn("ETA"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            disable=not (console.is_terminal and writes),
+        )
+        self._task = self._bar.add_task(
+            "training", total=last_step, completed=first_step, facts="compiling"
+        )
+        if writes:
+            # Imported late: it pulls in PyTorch wherever that is installed.
+            import tensorboardX
+
+            truncate_log(model_dir / LOG, first_step)
+            # Open for the whole run; `__exit__` closes it.
+            self._file = (model_dir / LOG).open("a", encoding="utf-8")
+            self._board = tensorboardX.SummaryWriter(
+                str(model_dir / METRICS), purge_step=first_step + 1 if first_step else None
+            )
+        self._begun, self._first_step = time.monotonic(), first_step
+
+    def __enter__(self) -> RunLog:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+        if self._writes:
+            self._file.close()
+            self._board.close()
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._writes:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def show_phase(self, text: str) -> None:
+        """Says on the bar what is going on besides training, such as an evaluation."""
+        self._bar.update(self._task, description=text)
+
+    def show_step(self, step: int) -> None:
+        """Moves the bar."""
+        self._bar.update(self._task, completed=step)
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Appends a line to the log, and shows it."""
+        facts = (
+            f"loss {entry['loss']:.4f}  "
+            f"{entry['useful_tokens_per_second']:,.0f} useful tokens/s  "
+            f"fill {entry['fill_encoder']:.0%} + {entry['fill_decoder']:.0%}"
+        )
+        self._bar.update(self._task, completed=entry["step"], facts=facts, description="training")
+        if not self._writes:
+            return
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+        for name, value in entry.items():
+            if name not in ("step", "time"):
+                self._board.add_scalar(f"train/{name}", value, entry["step"])
+        now = time.monotonic()
+        last = entry["step"] >= self._last_step
+        if self._bar.disable and (last or now - self._last_line >= SECONDS_BETWEEN_LINES):
+            self._last_line = now
+            done = entry["step"] - self._first_step
+            left = (now - self._begun) / max(done, 1) * (self._last_step - entry["step"])
+            self.say(f"step {entry['step']:,}/{self._last_step:,}  {facts}  ETA {_clock(left)}")
+
+    def write_scores(self, suite: str, step: int, means: Mapping[str, float]) -> None:
+        """Adds a suite's mean scores to TensorBoard."""
+        if self._writes:
+            for name, value in means.items():
+                self._board.add_scalar(f"eval/{suite}/{name}", value, step)
+            self._board.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

@@ -1,0 +1,166 @@
+"""What a run writes down about itself: its settings, its model, its data."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gin
+import numpy as np
+
+from flan_train import packing
+from flan_train.models.t5 import T5Config
+from flan_train.prepare import DataConfig
+from flan_train.prepared import PreparedDataset
+from flan_train.scores import write_whole
+
+CONFIG = "config.gin"
+MIXTURE = "mixture.json"
+NOT_FINITE = "not_finite.json"
+_SHOWN = 5  # examples that a message lists
+
+
+# Where things are kept, and by how many processes they are made, changes no number of a run.
+_PLACES = ("data_dir", "prepared_dir", "num_workers")
+
+
+def config_hash(settings: Mapping[str, Any]) -> str:
+    """Returns a hash of the settings that a run's numbers depend on."""
+    plain = _plain(settings)
+    plain["data"] = {key: value for key, value in plain["data"].items() if key not in _PLACES}
+    return digest(plain)
+
+
+def digest(*parts: Any) -> str:
+    """Returns 16 hex digits that change whenever a part's content does."""
+    return hashlib.sha256(json.dumps(_plain(parts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def data_hash(prepared: PreparedDataset) -> str:
+    """Returns a hash of what decides the batches: examples, shares, vocabulary; no versions."""
+    tasks = [
+        [task[name] for name in ("task", "share", "examples", "files")]
+        for task in prepared.manifest["tasks"]
+    ]
+    return digest(tasks, prepared.manifest["vocabulary"]["sha256"])
+
+
+def checkpoint_meta(
+    settings: Mapping[str, Any],
+    prepared: PreparedDataset,
+    model: T5Config,
+    data: DataConfig,
+    seed: int,
+) -> dict[str, Any]:
+    """Returns the `meta` of this run's checkpoints: enough to evaluate one without its gin file."""
+    try:
+        version = importlib.metadata.version("flan-train")
+    except importlib.metadata.PackageNotFoundError:
+        version = "uninstalled checkout"
+    return {
+        "config_hash": config_hash(settings),
+        "manifest_hash": data_hash(prepared),
+        "code_version": version,
+        "model": _plain(model),
+        "data": _plain(data),
+        "seed": seed,
+    }
+
+
+def write_config(model_dir: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """Writes config.gin: every gin binding in force, then the resolved settings as comments."""
+    lines = [f"# {name} = {_plain(value)!r}" for name, value in settings.items()]
+    text = gin.config_str(max_line_length=100).strip()
+    write_whole(
+        model_dir / CONFIG,
+        (text + "\n\n" if text else "") + "# As resolved:\n" + "\n".join(lines) + "\n",
+    )
+
+
+def write_mixture(
+    model_dir: pathlib.Path,
+    prepared: PreparedDataset,
+    plan: packing.PackPlan,
+    capacity: tuple[int, int],
+) -> None:
+    """Writes mixture.json, what `mixture_summary` returns."""
+    summary = mixture_summary(prepared, plan, capacity)
+    write_whole(model_dir / MIXTURE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+
+
+def mixture_summary(
+    prepared: PreparedDataset, plan: packing.PackPlan, capacity: tuple[int, int]
+) -> dict[str, Any]:
+    """Returns what the run trains on, for mixture.json.
+
+    Args:
+      prepared: the training data.
+      plan: the packed sequences of epoch 0.
+      capacity: places of a sequence, of inputs and targets.
+
+    Returns:
+      {"mixture", "split", "tasks": [{"task", "family", "form", "rows", "share", "input_tokens",
+      "target_tokens", "drops": {reason: rows}}], "missing": {task: why}, "packing": {"sequences",
+      "examples", "lengths", "lower_bound", "fill_encoder", "fill_decoder"}}
+    """
+    tasks = []
+    for position, task in enumerate(prepared.manifest["tasks"]):
+        part = slice(*prepared.task_offsets[position : position + 2].tolist())
+        tokens = prepared.lengths[part].sum(axis=0, dtype=np.int64)
+        drops = collections.Counter(task["drops"])
+        drops.update(f"bad row: {row['reason']}" for row in task["bad_rows"])
+        tasks.append(
+            {
+                "task": task["task"],
+                "family": task["family"],
+                "form": task["form"],
+                "rows": task["examples"],
+                "share": task["share"],
+                "input_tokens": int(tokens[0]),
+                "target_tokens": int(tokens[1]),
+                "drops": dict(drops),
+            }
+        )
+    encoder, decoder = packing.fill(plan, prepared.lengths, capacity)
+    return {
+        "mixture": prepared.manifest["name"],
+        "split": prepared.manifest["split"],
+        "tasks": tasks,
+        "missing": dict(prepared.manifest["missing"]),
+        "packing": {
+            "sequences": len(plan),
+            "examples": len(plan.examples),
+            "lengths": {"inputs": capacity[0], "targets": capacity[1]},
+            "lower_bound": packing.lower_bound(prepared.lengths[plan.examples], capacity),
+            "fill_encoder": encoder,
+            "fill_decoder": decoder,
+        },
+    }
+
+
+def describe_examples(examples: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a batch's tasks with their numbers of examples, and the first few examples."""
+    tasks = collections.Counter(str(example["task"]) for example in examples)
+    named = ", ".join(f"{task} ({count})" for task, count in tasks.most_common())
+    first = ", ".join(f"{e['task']}/{e['example_id']}" for e in examples[:_SHOWN])
+    more = len(examples) - _SHOWN
+    return f"tasks {named}; examples {first}" + (f" and {more} more" if more > 0 else "")
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value made of what JSON has; a dataclass becomes its fields."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, Sequence):
+        return [_plain(item) for item in value]
+    return str(value)

@@ -1,0 +1,397 @@
+"""The main job, from top to bottom: check, prepare, train, evaluate, select."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from flan_train import (
+    checkpoints,
+    errors,
+    evaluate,
+    launch,
+    progress,
+    run_record,
+    scores,
+    select,
+    train_step,
+)
+from flan_train.batches import TrainBatches
+from flan_train.checkpoints import CheckpointConfig, Checkpoints
+from flan_train.dry_run import dry_run
+from flan_train.evaluate import EvalConfig
+from flan_train.losses import LossConfig
+from flan_train.models import t5
+from flan_train.optimizers import OptimizerConfig
+from flan_train.prepare import DataConfig
+from flan_train.prepared import PreparedDataset
+from flan_train.select import SelectConfig
+from flan_train.sharding import Partitioner, ShardingConfig
+
+__all__ = ["TrainResult", "dry_run", "train"]
+
+# Updates that the host may be ahead of the devices: enough to hide its own work.
+STEPS_IN_FLIGHT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a finished run comes to.
+
+    Attributes:
+      steps: updates made, those before a resume included.
+      final_loss: loss per target token in the log's last line; None if this launch wrote none.
+      selected: what selected.json holds; None without suites.
+      seconds: wall-clock time of each part of this launch.
+    """
+
+    steps: int
+    final_loss: float | None
+    selected: dict[str, Any] | None
+    seconds: dict[str, float]
+
+
+# Registered, not wrapped: gin would add its own line to every message a user reads.
+@gin.register(module="flan_train.train")
+def train(
+    model_dir: str,
+    model: t5.T5Config,
+    data: DataConfig,
+    optimizer: OptimizerConfig,
+    loss: LossConfig,
+    sharding: ShardingConfig,
+    checkpoint: CheckpointConfig,
+    evaluation: EvalConfig,
+    selection: SelectConfig,
+    train_steps: int,
+    batch_size: int,
+    num_microbatches: int = 1,
+    seed: int = 0,
+    initial_checkpoint_path: str | None = None,
+    log_period: int = 10,
+    resume: bool = True,
+) -> TrainResult:
+    """Trains, evaluates and selects; goes on where MODEL_DIR's newest checkpoint is.
+
+    Args:
+      model_dir: the run directory.
+      model: shape of the model.
+      data: the training mixture; suites are prepared with the same settings.
+      optimizer: Adafactor and its learning rate.
+      loss: z-loss, label smoothing.
+      sharding: the mesh and its preset.
+      checkpoint: when to save, what to keep.
+      evaluation: suites, and when.
+      selection: what the chosen checkpoint is chosen by.
+      train_steps: updates in all, those before a resume included.
+      batch_size: packed sequences of a global batch.
+      num_microbatches: parts of a batch, one after another; the gradient is the same.
+      seed: of parameters, dropout, order and packing.
+      initial_checkpoint_path: parameters to start from; None for random ones.
+      log_period: updates between lines of the log.
+      resume: False refuses a MODEL_DIR that has a checkpoint.
+
+    Raises:
+      UserError: a setting, a file or a checkpoint that cannot be used; a loss that is not finite.
+    """
+    folder, seconds = pathlib.Path(model_dir), _Stopwatch()
+    first_host = jax.process_index() == 0
+
+    # ---- 1. What can be wrong --------------------------------------------------------------------
+    launch.check_settings(
+        model, data, train_steps, log_period, checkpoint.period, evaluation, selection
+    )
+    launch.check_folder(folder)
+    partitioner = launch.make_partitioner(sharding, batch_size, num_microbatches)
+    abstract = train_step.abstract_state(model, optimizer, partitioner)
+    saved = Checkpoints(folder, checkpoint)
+    resumed = launch.find_start(
+        saved, train_steps, initial_checkpoint_path, resume, abstract.params
+    )
+
+    # ---- 2. Data ---------------------------------------------------------------------------------
+    with seconds.of("prepare"):
+        training_data = launch.prepared_split(data, "train")
+        suites, test_suites = (
+            {
+                suite: launch.prepared_split(launch.suite_data(data, suite, evaluation), split)
+                for suite in evaluation.suites
+            }
+            for split in ("validation", "test")
+        )
+        part, parts = partitioner.host_part(batch_size)
+        reader = TrainBatches(
+            training_data,
+            batch_size=batch_size,
+            lengths=data.feature_lengths,
+            seed=seed,
+            host_index=part,
+            host_count=parts,
+        )
+        plan = reader.stream.plan(0)
+
+    # ---- 3. State: restored, loaded or drawn -----------------------------------------------------
+    settings = {
+        "model": model,
+        "data": data,
+        "optimizer": optimizer,
+        "loss": loss,
+        "batch_size": batch_size,
+        "num_microbatches": num_microbatches,
+        "seed": seed,
+        "initial_checkpoint_path": initial_checkpoint_path,
+    }
+    meta = run_record.checkpoint_meta(settings, training_data, model, data, seed)
+    changed = [] if resumed is None else launch.check_same_run(saved, resumed, meta, seed)
+    with seconds.of("restore" if resumed else "initialise"):
+        if resumed is not None:
+            restored = saved.restore(resumed, abstract.params, abstract.opt_state)
+            count = jax.device_put(jnp.int32(resumed), abstract.step.sharding)
+            state = train_step.TrainState(count, restored.params, restored.opt_state)
+            reader.restore(restored.data)
+            del restored, count
+        else:
+            given = None
+            if initial_checkpoint_path:
+                given, _ = checkpoints.load_params(initial_checkpoint_path, abstract.params)
+            state = train_step.init_state(model, optimizer, partitioner, seed, given)
+            del given
+    start = resumed or 0
+
+    # ---- 4. The run directory: nothing was written before ----------------------------------------
+    if first_host:
+        folder.mkdir(parents=True, exist_ok=True)
+        run_record.write_config(folder, settings | {"train_steps": train_steps})
+        run_record.write_mixture(folder, training_data, plan, data.lengths)
+    log = progress.RunLog(
+        folder, first_step=start, last_step=train_steps, console=Console(), writes=first_host
+    )
+    run = _Run(folder, model, evaluation, selection, partitioner, saved, log, seconds, suites, meta)
+
+    with log, contextlib.closing(saved), contextlib.closing(reader):
+        log.say(f"{t5.count_params(model):,} parameters on {partitioner.describe()}")
+        for note in changed:
+            log.say(f"other than before: {note}")
+        if resumed is not None:
+            rest = "" if start < train_steps else "; nothing is left to train"
+            log.say(f"resuming from the checkpoint of step {start:,}{rest}")
+            run.protect_best()
+            # A run that was ended between a save and its evaluation makes up for it.
+            if run.evaluation_due(start, train_steps):
+                run.score_suites(state.params, start)
+
+        # ---- 5. The loop -------------------------------------------------------------------------
+        final_loss = None
+        if start < train_steps:
+            with seconds.of("compile"):
+                step = train_step.make_train_step(
+                    model,
+                    optimizer,
+                    loss,
+                    partitioner,
+                    num_microbatches=num_microbatches,
+                    seed=seed,
+                )
+                shapes = train_step.abstract_batch(batch_size, data.feature_lengths, partitioner)
+                update = step.lower(abstract, shapes).compile()
+            slots = (batch_size * data.lengths[0], batch_size * data.lengths[1])
+            pending: list[_Pending] = []
+            in_flight: collections.deque[jax.Array] = collections.deque()
+            clock = time.monotonic()
+            for number in range(start + 1, train_steps + 1):
+                position = reader.state()
+                batch = train_step.put_batch(next(reader), partitioner, batch_size)
+                state, metrics = update(state, batch)
+                pending.append(_Pending(number, position, metrics))
+                in_flight.append(metrics["loss"])
+                if len(in_flight) > STEPS_IN_FLIGHT:
+                    in_flight.popleft().block_until_ready()
+                log.show_step(number - len(in_flight))
+
+                last = number == train_steps
+                scored = run.evaluation_due(number, train_steps)
+                stored = scored or last or number % checkpoint.period == 0
+                if not (stored or number % log_period == 0):
+                    continue
+
+                # Nothing is fetched from the devices between two lines of the log. Lines end where
+                # checkpoints are, so that a resumed run logs what an undisturbed one does.
+                fetched = jax.device_get([one.metrics for one in pending])
+                run.check_finite(pending, fetched, reader)
+                window = progress.Window(slots, seconds=time.monotonic() - clock)
+                for one in fetched:
+                    window.add(one)
+                entry = window.entry(number)
+                log.write(entry)
+                final_loss = entry["loss"]
+                seconds.add("train", window.seconds)
+                pending.clear()
+                in_flight.clear()
+
+                # ---- 6. Checkpoints and evaluation ---------------------------------------------
+                if stored:
+                    with seconds.of("save"):
+                        saved.save(number, state.params, state.opt_state, reader.state(), meta)
+                if scored:
+                    run.score_suites(state.params, number)
+                clock = time.monotonic()
+
+        # ---- 7. Selection, and the chosen checkpoint's score on what it was not chosen by --------
+        with seconds.of("save"):
+            saved.wait()
+        selected = None
+        if suites:
+            params, chosen = state.params, train_steps
+            if first_host:
+                selected = select.select(folder, selection)
+            chosen = run.agreed(selected["step"] if selected else 0)
+            if chosen != train_steps:
+                del state, params
+                params, _ = checkpoints.load_params(saved.path(chosen), abstract.params)
+            run.score(params, chosen, test_suites, scores.REPORTED_SUFFIX)
+
+        # ---- 8. Summary --------------------------------------------------------------------------
+        log.say(f"done: step {train_steps:,}; {seconds.text()}; everything is in {folder}")
+    return TrainResult(train_steps, final_loss, selected, dict(seconds.parts))
+
+
+@dataclasses.dataclass
+class _Pending:
+    """An update whose metrics are still on the devices, and the data position before it."""
+
+    step: int
+    position: dict[str, int]
+    metrics: train_step.Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What evaluations and messages need to know of the run."""
+
+    folder: pathlib.Path
+    model: t5.T5Config
+    evaluation: EvalConfig
+    selection: SelectConfig
+    partitioner: Partitioner
+    saved: Checkpoints
+    log: progress.RunLog
+    seconds: _Stopwatch
+    suites: Mapping[str, PreparedDataset]
+    meta: Mapping[str, Any]
+
+    def evaluation_due(self, step: int, train_steps: int) -> bool:
+        return bool(self.suites) and (step % self.evaluation.period == 0 or step == train_steps)
+
+    def score(
+        self, params: Any, step: int, suites: Mapping[str, PreparedDataset], suffix: str = ""
+    ) -> None:
+        """Evaluates parameters on suites; results of the same checkpoint are reused."""
+        for suite, examples in suites.items():
+            name = suite + suffix
+            with self.seconds.of("evaluate"):
+                result = evaluate.evaluate_suite(
+                    params,
+                    self.model,
+                    name,
+                    examples,
+                    step=step,
+                    checkpoint=f"{checkpoints.FOLDER}/{step}",
+                    out_dir=self.folder / "eval",
+                    partitioner=self.partitioner,
+                    batch_size=self.evaluation.batch_size,
+                    max_decode_length=self.evaluation.max_decode_length,
+                    config_hash=self.meta["config_hash"],
+                    on_progress=lambda n, of, name=name: self.log.show_phase(f"{name} {n}/{of}"),  # type: ignore[misc]
+                )
+            self.log.write_scores(name, step, result["mean"])
+            self.log.show_phase("training")
+            metric = self.selection.metric
+            self.log.say(f"step {step:,}: {name}: {metric} {result['mean'][metric]:.3f}")
+
+    def score_suites(self, params: Any, step: int) -> None:
+        """Evaluates on the validation suites, and keeps the best checkpoint so far."""
+        self.score(params, step, self.suites)
+        # A step is a candidate once its checkpoint is on disk.
+        with self.seconds.of("save"):
+            self.saved.wait()
+        self.protect_best()
+
+    def protect_best(self) -> None:
+        """Keeps the checkpoint that would be chosen now from being removed by newer ones."""
+        if not self.suites or not set(self.suites) <= set(scores.read_results(self.folder)):
+            return
+        with contextlib.suppress(errors.UserError):  # no step is complete yet: nothing to keep
+            best = select.select(self.folder, self.selection, write=False)["step"]
+            self.saved.protect([best])
+
+    def agreed(self, step: int) -> int:
+        """Returns host 0's number on every host."""
+        if jax.process_count() == 1:
+            return step
+        from jax.experimental import multihost_utils
+
+        return int(multihost_utils.broadcast_one_to_all(jnp.int32(step)))
+
+    def check_finite(
+        self, pending: list[_Pending], fetched: list[Any], reader: TrainBatches
+    ) -> None:
+        """Stops the run at the first update with a loss or gradient that is not finite.
+
+        Raises:
+          UserError: names the step, the tasks and examples of its batch and the checkpoint before.
+        """
+        steps = [one.step for one in pending]
+        bad = progress.first_not_finite(list(zip(steps, fetched, strict=True)))
+        if bad is None:
+            return
+        position = pending[steps.index(bad)].position
+        examples = reader.describe(position)
+        where = run_record.describe_examples(examples)
+        if jax.process_index() == 0:
+            file = self.folder / run_record.NOT_FINITE
+            about = {"step": bad, "position": position, "examples": examples}
+            scores.write_whole(file, json.dumps(about, indent=1) + "\n")
+            where += f"; all of them in {file}"
+        self.saved.wait()
+        good = self.saved.latest_step()
+        raise errors.UserError(
+            f"the loss or its gradient is not finite at step {bad}",
+            where=where,
+            expected="finite numbers",
+            fix="look at these examples, or lower LEARNING_RATE; the last good checkpoint is "
+            f"{self.saved.path(good)}"
+            if good is not None
+            else "look at these examples, or lower LEARNING_RATE; there is no checkpoint yet",
+        )
+
+
+class _Stopwatch:
+    """Adds up wall-clock time by part."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, float] = {}
+
+    def add(self, name: str, seconds: float) -> None:
+        self.parts[name] = self.parts.get(name, 0.0) + seconds
+
+    @contextlib.contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(name, time.monotonic() - begun)
+
+    def text(self) -> str:
+        return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.parts.items())

@@ -1,0 +1,389 @@
+"""The whole job on a real, small mixture: run directory, exact resume, and everything refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from flan_train import checkpoints, errors, train
+from flan_train.checkpoints import CheckpointConfig
+from flan_train.evaluate import EvalConfig
+from flan_train.losses import LossConfig
+from flan_train.models.t5 import T5Config
+from flan_train.optimizers import OptimizerConfig
+from flan_train.prepare import DataConfig
+from flan_train.select import SelectConfig
+from flan_train.sharding import ShardingConfig
+
+TASK = "quickstart_addition_direct"
+MODEL = T5Config(
+    vocab_size=896,
+    embed_dim=16,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    mlp_activation="relu",
+    tie_embeddings=True,
+    dropout_rate=0.1,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every launch here runs the same programs; compiling them is most of the work."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("programs")))
+    jax.config.update(names[1], 0.0)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Everything but the run directory."""
+    data = DataConfig(
+        TASK,
+        {"inputs": 64, "targets": 16},
+        "quickstart",
+        prepared_dir=str(tmp_path_factory.mktemp("prepared")),
+        examples_per_task=100,
+    )
+    return {
+        "model": MODEL,
+        "data": data,
+        "optimizer": OptimizerConfig(learning_rate=0.01, min_dim_size_to_factor=16),
+        "loss": LossConfig(),
+        "sharding": ShardingConfig("fsdp_tensor", 2),
+        "checkpoint": CheckpointConfig(period=2, keep=1),
+        "evaluation": EvalConfig((TASK,), period=3, examples_per_task=8, batch_size=8),
+        "selection": SelectConfig(),
+        "train_steps": 6,
+        "batch_size": 8,
+        "log_period": 1,
+        "seed": 5,
+    }
+
+
+@pytest.fixture(scope="module")
+def whole_run(
+    settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[pathlib.Path, train.TrainResult]:
+    """A run of six steps that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return folder, train.train(str(folder), **settings)
+
+
+@pytest.fixture
+def run_copy(
+    whole_run: tuple[pathlib.Path, train.TrainResult], tmp_path: pathlib.Path
+) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(whole_run[0], tmp_path / "copy"))
+
+
+def log_lines(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The log without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    clock = ("time", "useful_tokens_per_second", "step_seconds")
+    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+
+
+def final_arrays(folder: pathlib.Path, step: int) -> Any:
+    return checkpoints.load_params(folder / "checkpoints" / str(step))[0]
+
+
+def files_of(folder: pathlib.Path) -> dict[str, float]:
+    return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_run_directory(
+    whole_run: tuple[pathlib.Path, train.TrainResult], settings: dict[str, Any]
+) -> None:
+    folder, result = whole_run
+    lines = log_lines(folder)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert result.final_loss == lines[-1]["loss"]
+    assert result.steps == 6
+    assert all(line["tokens"] == 8 * 80 for line in lines)
+    assert all(0.5 < line["fill_encoder"] <= 1 for line in lines)
+    assert {"prepare", "compile", "train", "evaluate", "save"} <= result.seconds.keys()
+    selected = json.loads((folder / "selected.json").read_text())
+    assert selected == result.selected
+    assert {candidate["step"] for candidate in selected["candidates"]} >= {selected["step"], 6}
+    # keep=1, yet the chosen checkpoint is there.
+    kept = {int(path.name) for path in (folder / "checkpoints").iterdir()}
+    assert kept == {selected["step"], 6}
+    for suite, steps in ((TASK, (3, 6)), (f"{TASK}_test", (selected["step"],))):
+        for step in steps:
+            scored = json.loads((folder / "eval" / suite / f"{step}.json").read_text())
+            assert scored["checkpoint"] == f"checkpoints/{step}"
+            assert scored["metrics"][TASK]["n"] > 0
+    mixture = json.loads((folder / "mixture.json").read_text())
+    assert mixture["mixture"] == TASK
+    assert mixture["tasks"][0]["rows"] == 100
+    assert mixture["tasks"][0]["share"] == 1.0
+    assert mixture["packing"]["examples"] == 100
+    assert mixture["packing"]["lower_bound"] <= mixture["packing"]["sequences"]
+    assert 0.5 < mixture["packing"]["fill_encoder"] <= 1
+    assert "learning_rate" in (folder / "config.gin").read_text()
+    assert list((folder / "metrics").glob("events.*"))
+    meta = checkpoints.read_meta(folder / "checkpoints" / "6")
+    assert meta["step"] == 6
+    assert T5Config(**meta["model"]) == settings["model"]
+    assert meta["data"]["vocabulary"] == "quickstart"
+    assert meta["config_hash"]
+    assert meta["manifest_hash"]
+
+
+def test_a_resumed_run_is_bit_identical_to_an_undisturbed_one(
+    whole_run: tuple[pathlib.Path, train.TrainResult],
+    settings: dict[str, Any],
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "resumed"
+    first = train.train(str(folder), **settings | {"train_steps": 3})
+    assert first.steps == 3
+    # What a killed process leaves: steps beyond the checkpoint, and half a line.
+    with (folder / "log.jsonl").open("a") as log:
+        log.write('{"step": 4, "loss": 123.0}\n{"step": 5, "lo')
+    capsys.readouterr()
+    train.train(str(folder), **settings)
+    assert "resuming from the checkpoint of step 3" in capsys.readouterr().out
+    assert log_lines(folder) == log_lines(whole_run[0])
+    jax.tree.map(
+        np.testing.assert_array_equal, final_arrays(folder, 6), final_arrays(whole_run[0], 6)
+    )
+    for step in (3, 6):
+        one, two = (
+            json.loads((run / "eval" / TASK / f"{step}.json").read_text())["metrics"]
+            for run in (folder, whole_run[0])
+        )
+        assert one == two
+    chosen = [json.loads((f / "selected.json").read_text()) for f in (folder, whole_run[0])]
+    assert chosen[0]["step"] == chosen[1]["step"]
+    assert chosen[0]["score"] == chosen[1]["score"]
+
+
+def test_another_mesh_goes_on_with_the_same_losses(
+    whole_run: tuple[pathlib.Path, train.TrainResult],
+    settings: dict[str, Any],
+    tmp_path: pathlib.Path,
+) -> None:
+    folder = tmp_path / "moved"
+    # Lines of the log end at checkpoints; beyond that they are as long as log_period says.
+    train.train(str(folder), **settings | {"train_steps": 3, "log_period": 10})
+    assert [line["step"] for line in log_lines(folder)] == [2, 3]
+    moved = {"sharding": ShardingConfig("fsdp"), "train_steps": 4, "evaluation": EvalConfig()}
+    train.train(str(folder), **settings | moved)
+    before, after = log_lines(whole_run[0])[3], log_lines(folder)[-1]
+    assert after["step"] == before["step"] == 4
+    assert after["useful_tokens"] == before["useful_tokens"]
+    assert after["loss"] == pytest.approx(before["loss"], abs=1e-5)
+
+
+def test_nothing_left_to_train(
+    run_copy: pathlib.Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = log_lines(run_copy)
+    # The run was ended before its last evaluation was complete.
+    missing = run_copy / "eval" / TASK / "6.json"
+    wanted = json.loads(missing.read_text())["metrics"]
+    missing.unlink()
+    (run_copy / "selected.json").unlink()
+    result = train.train(str(run_copy), **settings)
+    assert "nothing is left to train" in capsys.readouterr().out
+    assert result.final_loss is None
+    assert result.steps == 6
+    assert "compile" not in result.seconds
+    assert log_lines(run_copy) == before
+    assert json.loads(missing.read_text())["metrics"] == wanted
+    assert (run_copy / "selected.json").is_file()
+
+
+def test_without_suites_nothing_is_selected(
+    run_copy: pathlib.Path, settings: dict[str, Any]
+) -> None:
+    (run_copy / "selected.json").unlink()
+    result = train.train(str(run_copy), **settings | {"evaluation": EvalConfig()})
+    assert result.selected is None
+    assert not (run_copy / "selected.json").exists()
+
+
+def test_starting_from_parameters(
+    whole_run: tuple[pathlib.Path, train.TrainResult],
+    settings: dict[str, Any],
+    tmp_path: pathlib.Path,
+) -> None:
+    given = whole_run[0] / "checkpoints" / "6"
+    folder = tmp_path / "continued"
+    short = {"train_steps": 1, "evaluation": EvalConfig()}
+    train.train(str(folder), **settings | short | {"initial_checkpoint_path": str(given)})
+    assert log_lines(folder)[0]["loss"] < log_lines(whole_run[0])[0]["loss"] - 0.1
+    # Once the run has checkpoints of its own, the initial one is not looked at again.
+    again = {"initial_checkpoint_path": str(tmp_path / "gone"), "train_steps": 2}
+    train.train(str(folder), **settings | short | again)
+    assert [line["step"] for line in log_lines(folder)] == [1, 2]
+
+
+def test_a_loss_that_is_not_finite_names_step_tasks_examples_and_checkpoint(
+    whole_run: tuple[pathlib.Path, train.TrainResult],
+    settings: dict[str, Any],
+    tmp_path: pathlib.Path,
+) -> None:
+    params = final_arrays(whole_run[0], 6)
+    params["decoder"]["decoder_norm"]["scale"][3] = np.nan
+    checkpoints.save_params(tmp_path / "poisoned", params, {"model": {}})
+    folder = tmp_path / "run"
+    start = {"initial_checkpoint_path": str(tmp_path / "poisoned"), "log_period": 10}
+    # Periods longer than the run: the flag is looked at once, and still names the first step.
+    start |= {"checkpoint": CheckpointConfig(period=100), "evaluation": EvalConfig()}
+    with pytest.raises(errors.UserError) as caught:
+        train.train(str(folder), **settings | start)
+    message = str(caught.value)
+    assert "not finite at step 1" in message
+    assert f"tasks {TASK} (" in message
+    assert f"examples {TASK}/" in message
+    assert "there is no checkpoint yet" in message
+    written = json.loads((folder / "not_finite.json").read_text())
+    assert written["step"] == 1
+    assert {example["task"] for example in written["examples"]} == {TASK}
+    assert f"({len(written['examples'])})" in message
+    assert not (folder / "log.jsonl").read_text()
+
+    # The same in the middle of a run: the checkpoint before is named.
+    later = pathlib.Path(shutil.copytree(whole_run[0], tmp_path / "later"))
+    arrays = later / "checkpoints" / "6" / "params"
+    shutil.rmtree(arrays)
+    shutil.copytree(tmp_path / "poisoned" / "params", arrays)
+    with pytest.raises(errors.UserError) as caught:
+        train.train(str(later), **settings | {"train_steps": 12, "evaluation": EvalConfig()})
+    assert "not finite at step 7" in str(caught.value)
+    assert f"the last good checkpoint is {later / 'checkpoints' / '6'}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_steps": 5}, "TRAIN_STEPS is 5, but MODEL_DIR's newest checkpoint is of step 6"),
+        ({"resume": False}, "MODEL_DIR has a checkpoint of step 6"),
+        ({"seed": 6, "train_steps": 7}, "RANDOM_SEED is 6"),
+        (
+            {"model": dataclasses.replace(MODEL, mlp_dim=48)},
+            r"wi/kernel: \[1, 16, 32\] in the checkpoint, \[1, 16, 48\] in this model",
+        ),
+        (
+            {"model": dataclasses.replace(MODEL, relative_max_distance=64), "train_steps": 7},
+            "T5Config.relative_max_distance is 64, but the checkpoint of step 6 was trained with",
+        ),
+        (
+            {"optimizer": OptimizerConfig(learning_rate=0.01), "train_steps": 7},
+            "of another optimizer",
+        ),
+    ],
+)
+def test_a_run_that_cannot_be_resumed_is_left_as_it_is(
+    run_copy: pathlib.Path, settings: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    before = files_of(run_copy)
+    with pytest.raises(errors.UserError, match=message):
+        train.train(str(run_copy), **settings | change)
+    assert files_of(run_copy) == before
+
+
+def test_other_data_cannot_be_resumed_with(
+    run_copy: pathlib.Path, settings: dict[str, Any]
+) -> None:
+    before = files_of(run_copy)
+    other = dataclasses.replace(settings["data"], seed=1)
+    with pytest.raises(errors.UserError, match="the data are not those") as caught:
+        train.train(str(run_copy), **settings | {"data": other, "train_steps": 7})
+    assert "INITIAL_CHECKPOINT_PATH" in str(caught.value)
+    assert files_of(run_copy) == before
+
+
+def test_settings_that_may_change_are_told(
+    run_copy: pathlib.Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {"model": dataclasses.replace(MODEL, dropout_rate=0.0), "evaluation": EvalConfig()}
+    train.train(str(run_copy), **settings | other)
+    assert "T5Config.dropout_rate: 0.1 before, 0.0 now" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": dataclasses.replace(MODEL, vocab_size=512)}, "model's vocabulary of 512"),
+        ({"train_steps": 0}, "TRAIN_STEPS cannot be 0"),
+        ({"log_period": 0}, "LOG_PERIOD cannot be 0"),
+        ({"checkpoint": CheckpointConfig(period=0)}, "CHECKPOINT_PERIOD cannot be 0"),
+        ({"batch_size": 6}, "batch of 6 sequences does not divide"),
+        ({"sharding": ShardingConfig("fsdp_tensor", 4)}, "'heads' of size 2"),
+        ({"sharding": ShardingConfig("zero")}, "unknown sharding preset 'zero'"),
+        ({"selection": SelectConfig(("quickstart_additon_direct",))}, "unknown suite to select by"),
+        ({"selection": SelectConfig(metric="exact_mach")}, "unknown metric 'exact_mach'"),
+        ({"initial_checkpoint_path": "/nowhere/at/all"}, "there is no checkpoint /nowhere/at/all"),
+        ({"evaluation": EvalConfig(("quickstart_additon_direct",))}, "did you mean"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(
+    settings: dict[str, Any], tmp_path: pathlib.Path, change: dict[str, Any], message: str
+) -> None:
+    data = dataclasses.replace(settings["data"], prepared_dir=str(tmp_path / "prepared"))
+    with pytest.raises(errors.UserError, match=message):
+        train.train(str(tmp_path / "run"), **settings | {"data": data} | change)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_data_are_found_before_anything_is_written(
+    settings: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    for folder in (tmp_path / "no_data", tmp_path):
+        data = dataclasses.replace(
+            settings["data"],
+            mixture_or_task_name="cot_gsm8k_zs",
+            data_dir=str(folder),
+            prepared_dir=str(tmp_path / "prepared"),
+        )
+        with pytest.raises(errors.UserError):
+            train.train(str(tmp_path / "run"), **settings | {"data": data})
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_model_dir_that_cannot_be_made(settings: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.UserError, match="MODEL_DIR cannot be made"):
+        train.train(str(tmp_path / "file" / "run"), **settings)
+
+
+def test_the_training_process_imports_no_tensorflow(repository: pathlib.Path) -> None:
+    code = "import sys, flan_train.train; print([m for m in sys.modules if '.' not in m])"
+    output = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=repository,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "'jax'" in output
+    for name in ("tensorflow", "seqio", "torch", "tensorflow_datasets", "transformers"):
+        assert f"'{name}'" not in output
