@@ -50,33 +50,38 @@ def train(resolved: ResolvedConfig, *, dry_run: bool, resume: bool) -> int:
 
 
 def _next_steps(model_dir: pathlib.Path, page: pathlib.Path, console: Console) -> None:
-    chosen = (
-        json.loads((model_dir / "selected.json").read_text("utf-8"))
-        if (model_dir / "selected.json").is_file()
-        else None
-    )
-    lines = [("report", page), ("log", model_dir / "log.jsonl"), ("scores", model_dir / "eval")]
-    if chosen:
-        lines.insert(0, ("chosen checkpoint", model_dir / "checkpoints" / str(chosen["step"])))
+    """Prints where everything is, and the commands one would want now."""
+    selected = model_dir / "selected.json"
+    mixture = json.loads((model_dir / "mixture.json").read_text("utf-8"))["mixture"]
+    places = {"report": page, "log": model_dir / "log.jsonl", "scores": model_dir / "eval"}
+    steps = [
+        ("look at what it learned", f"open {page} in a browser"),
+        ("follow the curves", f"tensorboard --logdir {model_dir / 'metrics'}"),
+        ("read rendered prompts", f"flan-train inspect {mixture} --examples 3"),
+    ]
+    if selected.is_file():
+        step = json.loads(selected.read_text("utf-8"))["step"]
+        chosen = model_dir / "checkpoints" / str(step)
+        places = {"chosen checkpoint": chosen, **places}
+        export = f"flan-train convert flan-to-hf --from={chosen} --to={model_dir / 'hf'}"
+        steps.append(("take the chosen checkpoint to Hugging Face", export))
+    if mixture == "quickstart":
+        steps += [
+            (
+                "train on real chain-of-thought rows (the README says which files)",
+                "FLAN_DATA_DIR=DIR flan-train train "
+                "--gin_file=t5x_configs/recipes/cot_small_demo.gin --gin.MODEL_DIR=\"'runs/cot'\"",
+            ),
+            (
+                "see what a full-size run needs",
+                "flan-train train --gin_file=t5x_configs/recipes/flan_t5_xl.gin --dry_run",
+            ),
+        ]
     console.print()
-    for label, path in lines:
+    for label, path in places.items():
         console.print(f"{label:>18}  {path}", markup=False)
-    console.print(f"{'curves':>18}  tensorboard --logdir {model_dir / 'metrics'}", markup=False)
     console.print()
     console.print("What to do next", style="bold")
-    steps = [
-        ("look at what it learned", f"open {page}"),
-        ("read rendered prompts", "flan-train inspect quickstart --examples 1"),
-        (
-            "train on real chain-of-thought rows",
-            "FLAN_DATA_DIR=DIR flan-train train "
-            "--gin_file=t5x_configs/recipes/cot_small_demo.gin --gin.MODEL_DIR=\"'runs/cot'\"",
-        ),
-        (
-            "see what a full-size run needs",
-            "flan-train train --gin_file=t5x_configs/recipes/flan_t5_xl.gin --dry_run",
-        ),
-    ]
     for what, command in steps:
         console.print(f"  {what}:\n    {command}", markup=False)
 
