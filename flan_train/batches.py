@@ -232,11 +232,17 @@ class TrainBatches(Iterator[Batch]):
         """Goes to a position that `state` gave, in a time that does not depend on how far it is.
 
         Raises:
-          ValueError: no such position.
+          UserError: no such position.
         """
         epoch, sequence = int(state["epoch"]), int(state["sequence"])
         if epoch < 0 or not 0 <= sequence <= self.stream.size(epoch):
-            raise ValueError(f"there is no position {dict(state)} in {self.prepared.path}")
+            size = f"{self.stream.size(epoch):,} sequences" if epoch >= 0 else "none"
+            raise UserError(
+                f"the data have no position of epoch {epoch}, sequence {sequence}",
+                where=f"the checkpoint's data position; {self.prepared.path}",
+                expected=f"a position in the epoch, which has {size}",
+                fix="resume with the data, lengths and seed that the checkpoint was trained with",
+            )
         self.close()
         self._state = {"epoch": epoch, "sequence": sequence}
 

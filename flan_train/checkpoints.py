@@ -42,10 +42,17 @@ class CheckpointConfig:
     Attributes:
       period: steps between checkpoints; evaluations and the end of training save as well.
       keep: newest checkpoints to keep, besides the best one so far; None keeps all.
+
+    Raises:
+      UserError: a field has a value that it cannot have.
     """
 
     period: int = 1000
     keep: int | None = 3
+
+    def __post_init__(self) -> None:
+        errors.check_number("CHECKPOINT_PERIOD", self.period, whole=True, minimum=1)
+        errors.check_number("CHECKPOINTS_TO_KEEP", self.keep, whole=True, minimum=1, optional=True)
 
 
 class Restored(NamedTuple):
@@ -120,9 +127,10 @@ class Checkpoints:
         opt_state: Any,
         data_state: Mapping[str, Any],
         meta: Mapping[str, Any],
-        force: bool = False,
     ) -> None:
         """Writes a checkpoint in the background; the arrays may be donated once this returns.
+
+        A step that has a checkpoint keeps it.
 
         Args:
           step: updates made.
@@ -130,13 +138,9 @@ class Checkpoints:
           opt_state: the optimizer's state.
           data_state: the position in the data; anything JSON holds.
           meta: what is to be known of the checkpoint; `step` is added to it.
-          force: write even when the step has a checkpoint (it is replaced); else that is kept.
         """
         if step in self.steps():
-            if not force:
-                return
-            self.wait()
-            self._writer().delete(step)
+            return
         self._writer().save(
             step,
             args=ocp.args.Composite(
@@ -218,20 +222,24 @@ def save_params(path: str | pathlib.Path, params: Any, meta: Mapping[str, Any]) 
       meta: kept beside them; `meta["model"]` are the fields of the model's config.
 
     Raises:
-      UserError: the folder exists.
+      UserError: the folder exists, or cannot be made or written to.
     """
     path = pathlib.Path(path).absolute()
     if path.exists():
         raise errors.UserError(
             f"{path} exists already", expected="a new folder", fix="name another, or remove it"
         )
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler("params", "meta")) as writer:
-        writer.save(
-            path,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(dict(meta))
-            ),
-        )
+    errors.check_writable("the folder", path)
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler("params", "meta")) as writer:
+            writer.save(
+                path,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(dict(meta))
+                ),
+            )
+    except OSError as error:
+        raise errors.not_written("the folder", path, error) from error
 
 
 def load_params(

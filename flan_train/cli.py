@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("name", metavar="MIXTURE", help="a mixture or a task")
     inspect.add_argument("--data_dir", metavar="DIR", help="the data folder (else FLAN_DATA_DIR)")
     inspect.add_argument(
-        "--examples", type=int, default=0, metavar="N", help="print N rendered examples per task"
+        "--examples", type=int, default=0, metavar="N", help="print N rendered examples in all"
     )
     inspect.add_argument("--seed", type=int, default=0, help="seed of templates and exemplars")
     inspect.add_argument(
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = verb(
         "eval",
         "score a checkpoint on suites",
-        "flan-train eval --checkpoint=runs/quickstart/checkpoints/800 --suite=quickstart_held_out",
+        "flan-train eval --checkpoint=runs/quickstart/checkpoints/1800 --suite=quickstart_held_out",
         _eval,
     )
     _gin_arguments(evaluate)
@@ -142,14 +142,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     select.add_argument("model_dir", metavar="RUN_DIR")
     select.add_argument("--suite", action="append", default=[], metavar="NAME", help="repeatable")
-    select.add_argument("--metric", default="exact_match")
+    select.add_argument("--metric", help="default: as the run chose, else exact_match")
     select.add_argument("--json", metavar="PATH", help="write the choice here as well")
     select.add_argument("--dry_run", action="store_true", help="print the choice, write nothing")
 
     convert = verb(
         "convert",
         "exchange parameters with Hugging Face folders",
-        "flan-train convert hf-to-flan --from=google/flan-t5-small-folder --to=checkpoints/small",
+        "flan-train convert hf-to-flan --from=FOLDER_OF_FLAN_T5 --to=checkpoints/flan_t5_small",
         _convert,
     )
     convert.add_argument("direction", choices=("hf-to-flan", "flan-to-hf"))
@@ -200,9 +200,13 @@ def _prepare(options: argparse.Namespace, bindings: list[str]) -> int:
 def _eval(options: argparse.Namespace, bindings: list[str]) -> int:
     from flan_train import verbs
 
+    runs = "t5x_configs/runs/eval.gin"
     if not options.gin_file:
-        options.gin_file = ["t5x_configs/runs/eval.gin"]
+        options.gin_file = [runs]
         bindings = [*verbs.settings_of_checkpoint(options.checkpoint), *bindings]
+    elif not any(name.endswith("eval.gin") for name in options.gin_file):
+        # A recipe for `train` knows vocabulary and lengths, not what evaluating needs.
+        options.gin_file = [runs, *options.gin_file]
     if options.checkpoint:
         bindings = [*bindings, f"CHECKPOINT = {options.checkpoint!r}"]
     if options.suite:

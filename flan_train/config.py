@@ -56,7 +56,7 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedConfig:
-    """A parsed configuration: the origin of each binding, and where relative names were sought."""
+    """A parsed configuration: gin holds the values, `origins` where each was written."""
 
     origins: Mapping[tuple[str, str, str], Origin]
 
@@ -163,6 +163,7 @@ def resolve(
         binding that nothing reads; a macro used but never set.
     """
     gin.clear_config()
+    _SHADOWED.clear()
     for module in CONFIGURABLE_MODULES:
         importlib.import_module(module)
     paths = search_paths(extra_paths)
@@ -186,7 +187,13 @@ def _parse_file(
     if resolved in stack:
         chain = " -> ".join(str(item) for item in [*stack, resolved])
         raise UserError("gin files include each other in a circle", where=chain)
-    _parse_statements(path.read_text("utf-8"), str(path), paths, origins, [*stack, resolved])
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            "the gin file cannot be read", where=str(path), expected=f"UTF-8 text ({error})"
+        ) from error
+    _parse_statements(text, str(path), paths, origins, [*stack, resolved])
 
 
 def _parse_statements(
@@ -273,8 +280,20 @@ def _bind(
             fix=f"did you mean {' or '.join(near)}?" if near else "check the name",
         )
     key = (statement.scope, configurable.selector, statement.arg_name)
+    _shadow(key)
     gin.bind_parameter(key, statement.value)
     origins[key] = place
+
+
+# What overridden bindings referred to. A macro that a file binds to a parameter stays read when the
+# parameter is then set by hand: `--gin.train.train.batch_size=8` makes no mistake of BATCH_SIZE.
+_SHADOWED: dict[tuple[str, str], list[Any]] = {}
+
+
+def _shadow(key: tuple[str, str, str]) -> None:
+    bound = gin.config._CONFIG.get(key[:2], {})
+    if key[2] in bound:
+        _SHADOWED.setdefault(key[:2], []).append(bound[key[2]])
 
 
 def _references(value: Any) -> Iterator[tuple[str, str]]:
@@ -308,7 +327,7 @@ def _check_all_used(origins: Mapping[tuple[str, str, str], Origin]) -> None:
         if key in reached:
             continue
         reached.add(key)
-        for bound in gin.config._CONFIG.get(key, {}).values():
+        for bound in (*gin.config._CONFIG.get(key, {}).values(), *_SHADOWED.get(key, ())):
             pending.extend(_references(bound))
         # A scoped reference reads the unscoped bindings of the same configurable as well.
         if key[0] and key[1] != _MACRO:

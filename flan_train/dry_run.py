@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
 import pathlib
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
@@ -12,7 +15,16 @@ from jax.sharding import AbstractMesh
 from rich.console import Console
 from rich.table import Table
 
-from flan_train import errors, launch, mixtures, prepare, sharding, tasks, train_step
+from flan_train import (
+    errors,
+    launch,
+    mixtures,
+    prepare,
+    run_record,
+    sharding,
+    tasks,
+    train_step,
+)
 from flan_train.checkpoints import CheckpointConfig, Checkpoints
 from flan_train.evaluate import EvalConfig
 from flan_train.losses import LossConfig
@@ -23,6 +35,9 @@ from flan_train.select import SelectConfig
 
 # Compiling an unrolled model takes minutes; a scanned one, whatever its depth, seconds.
 LAYERS_WORTH_COMPILING = 8
+# A CPU stands in for so many devices that are not here: the XL recipe takes a quarter of a minute.
+DEVICES_WORTH_IMAGINING = 16
+SECONDS_TO_IMAGINE = 60.0
 _MIB, _GIB = 2.0**20, 2.0**30
 
 
@@ -48,12 +63,15 @@ def dry_run(
     """Prints what `train` with the same arguments would do and returns it; writes nothing.
 
     What would stop the launch on this machine, such as missing data, is listed rather than raised:
-    a recipe for many devices can be looked at on one.
+    a recipe for many devices can be looked at on one. The table is of the members that are there.
 
     Returns:
       {"parameters", "devices", "mesh", "memory": {"parameters", "gradients", "optimizer",
       "activations", "total": bytes per device, "method"}, "steps", "tokens_per_step", "start",
       "tasks": [{"task", "rows", "share"}], "missing", "problems"}.
+
+    Raises:
+      UserError: a setting that is wrong on any machine: of another type, or out of its range.
     """
     console = console or Console()
     problems: list[str] = []
@@ -66,11 +84,16 @@ def dry_run(
                 problems.append(str(error))
             return None
 
-    attempt(
-        lambda: launch.check_settings(
-            model, data, train_steps, log_period, checkpoint.period, evaluation, selection
-        )
+    launch.check_scalars(
+        model_dir,
+        train_steps,
+        batch_size,
+        num_microbatches,
+        seed,
+        initial_checkpoint_path,
+        log_period,
     )
+    attempt(lambda: launch.check_settings(model, data, evaluation, selection))
     partitioner = attempt(lambda: launch.make_partitioner(sharding, batch_size, num_microbatches))
     elsewhere = partitioner is None
     if elsewhere:
@@ -88,7 +111,15 @@ def dry_run(
     if partitioner is not None:
         memory = attempt(
             lambda: _memory(
-                model, data, optimizer, loss, partitioner, batch_size, num_microbatches, elsewhere
+                model,
+                data,
+                optimizer,
+                loss,
+                sharding,
+                partitioner,
+                batch_size,
+                num_microbatches,
+                elsewhere,
             )
         )
     found = attempt(lambda: _mixture(data)) or {"tasks": [], "missing": {}}
@@ -114,19 +145,24 @@ def _imagined(config: sharding.ShardingConfig) -> sharding.Partitioner:
 
 
 def _mixture(data: prepare.DataConfig) -> dict[str, Any]:
-    """Counts the rows of the training mixture; nothing is rendered."""
+    """Counts the rows of the training mixture's members that are there; nothing is rendered."""
     name = data.mixture_or_task_name
     if data.modules:  # only importing them would tell
         return {"tasks": [{"task": name, "rows": None, "share": 1.0}], "missing": {}}
-    sources = mixtures.check_sources(name, data.data_dir, data.allow_missing)
-    rows = {task: tasks.get(task).num_examples("train", data.data_dir) for task in sources.present}
-    shares = rates.shares(mixtures.get(name), rows)
+    found = {task: tasks.get(task) for task in mixtures.tasks_of(name)}
+    problems = {task: one.available(data.data_dir) for task, one in found.items()}
+    rows = {
+        task: one.num_examples("train", data.data_dir)
+        for task, one in found.items()
+        if problems[task] is None
+    }
+    shares = rates.shares(mixtures.get(name), rows) if rows else {}
     return {
         "tasks": [
             {"task": task, "rows": count, "share": shares.get(task, 0.0)}
             for task, count in rows.items()
         ],
-        "missing": dict(sources.missing),
+        "missing": {task: why for task, why in problems.items() if why is not None},
     }
 
 
@@ -135,6 +171,7 @@ def _memory(
     data: prepare.DataConfig,
     optimizer: OptimizerConfig,
     loss: LossConfig,
+    layout: sharding.ShardingConfig,
     partitioner: sharding.Partitioner,
     batch_size: int,
     num_microbatches: int,
@@ -144,22 +181,25 @@ def _memory(
     state = train_step.abstract_state(model, optimizer, partitioner)
     params, moments = _bytes(state.params), _bytes(state.opt_state)
     layers = model.num_encoder_layers + model.num_decoder_layers
-    if not elsewhere and (model.scan_layers or layers <= LAYERS_WORTH_COMPILING):
-        step = train_step.make_train_step(
-            model, optimizer, loss, partitioner, num_microbatches=num_microbatches
+    if model.scan_layers or layers <= LAYERS_WORTH_COMPILING:
+        lengths = dict(data.feature_lengths)
+        step = (model, optimizer, loss, batch_size, num_microbatches, lengths)
+        temporary = (
+            _temporary_elsewhere(layout, int(partitioner.mesh.size), step)
+            if elsewhere
+            else _temporary_bytes(partitioner, *step)
         )
-        batch = train_step.abstract_batch(batch_size, data.feature_lengths, partitioner)
-        analysis = step.lower(state, batch).compile().memory_analysis()
-        if analysis is not None:
+        if temporary is not None:
             # Gradients are part of the compiler's temporaries; what they leave is activations.
-            activations = max(0, analysis.temp_size_in_bytes - params)
+            activations = max(0, temporary - params)
+            backend = "cpu" if elsewhere else jax.default_backend()
             return {
                 "parameters": params,
                 "gradients": params,
                 "optimizer": moments,
                 "activations": activations,
                 "total": 2 * params + moments + activations,
-                "method": f"the step compiled for {jax.default_backend()}",
+                "method": _compiled_by(backend, model.dtype),
             }
     rows = math.ceil(batch_size / num_microbatches / partitioner.batch_parts)
     activations = activation_bytes(
@@ -171,8 +211,69 @@ def _memory(
         "optimizer": moments,
         "activations": activations,
         "total": 2 * params + moments + activations,
-        "method": "arithmetic",
+        "method": "arithmetic, a rough estimate",
     }
+
+
+def _temporary_bytes(
+    partitioner: sharding.Partitioner,
+    model: t5.T5Config,
+    optimizer: OptimizerConfig,
+    loss: LossConfig,
+    batch_size: int,
+    num_microbatches: int,
+    lengths: dict[str, int],
+) -> int | None:
+    """Compiles the update; bytes of a device besides its arguments, if the backend tells."""
+    step = train_step.make_train_step(
+        model, optimizer, loss, partitioner, num_microbatches=num_microbatches
+    )
+    state = train_step.abstract_state(model, optimizer, partitioner)
+    batch = train_step.abstract_batch(batch_size, lengths, partitioner)
+    analysis = step.lower(state, batch).compile().memory_analysis()
+    return None if analysis is None else int(analysis.temp_size_in_bytes)
+
+
+def _temporary_elsewhere(
+    layout: sharding.ShardingConfig, devices: int, step: tuple[Any, ...]
+) -> int | None:
+    """`_temporary_bytes` from a process that takes this CPU for many; None if it takes too long."""
+    if devices > DEVICES_WORTH_IMAGINING:
+        return None
+    spawn = multiprocessing.get_context("spawn")
+    receive, send = spawn.Pipe(duplex=False)
+    child = spawn.Process(target=_imagine, args=(send, layout, devices, step), daemon=True)
+    child.start()
+    send.close()
+    try:
+        return receive.recv() if receive.poll(SECONDS_TO_IMAGINE) else None
+    except EOFError:  # it ended without an answer
+        return None
+    finally:
+        child.kill()
+        child.join()
+        receive.close()
+
+
+def _imagine(
+    send: Connection, layout: sharding.ShardingConfig, devices: int, step: tuple[Any, ...]
+) -> None:
+    # Read when the first device is asked for, which is below.
+    flag = f"--xla_force_host_platform_device_count={devices}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        partitioner = sharding.Partitioner(sharding.make_mesh(layout), layout.preset)
+        send.send(_temporary_bytes(partitioner, *step))
+    except (errors.UserError, MemoryError, jax.errors.JaxRuntimeError):
+        send.send(None)
+
+
+def _compiled_by(backend: str, dtype: str) -> str:
+    text = f"the step compiled for {backend}"
+    if backend == "cpu" and dtype != "float32":
+        text += f" (which keeps some {dtype} as float32: accelerators need less)"
+    return text
 
 
 def activation_bytes(
@@ -271,7 +372,9 @@ def _print(
         table.add_row(task["task"], rows, f"{task['share']:.4f}")
     if result["tasks"]:
         console.print(table)
-    for task, why in result["missing"].items():
-        say(f"left out: {task}: {why}")
+    for line in run_record.describe_absent(result):
+        say(line)
+    if result["missing"] and result["tasks"] and not data.allow_missing:
+        say("the shares above hold without them, with ALLOW_MISSING = True")
     for problem in result["problems"]:
         say(f"\nA launch on this machine would stop: {problem}")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
+import os
+import pathlib
 from collections.abc import Iterable
 
 
@@ -59,3 +62,111 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") ->
     return UserError(
         f"unknown {kind} '{name}'", where=where, expected=f"a {kind} that exists", fix=fix
     )
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    whole: bool = False,
+    minimum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    optional: bool = False,
+) -> None:
+    """Raises UserError unless a setting is a finite number (True and False are none) within bounds.
+
+    Args:
+      name: of the setting, as a user would find it.
+      value: what it is set to.
+      whole: whether it must be an int.
+      minimum: the least value allowed.
+      above: a value that it must exceed.
+      below: a value that it must stay under.
+      optional: whether None is allowed as well.
+    """
+    if value is None and optional:
+        return
+    kinds = int if whole else int | float
+    if (
+        isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and (minimum is None or value >= minimum)
+        and (above is None or value > above)
+        and (below is None or value < below)
+    ):
+        return
+    bounds = [
+        f"{words} {bound}"
+        for words, bound in (("of at least", minimum), ("above", above), ("below", below))
+        if bound is not None
+    ]
+    expected = " ".join(["a whole number" if whole else "a number", " and ".join(bounds)]).strip()
+    raise UserError(
+        f"{name} cannot be {value!r}",
+        where=name,
+        expected=expected + (", or None" if optional else ""),
+    )
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raises UserError unless a setting is True or False."""
+    if not isinstance(value, bool):
+        raise UserError(f"{name} cannot be {value!r}", where=name, expected="True or False")
+
+
+def check_text(name: str, value: object, *, optional: bool = False) -> None:
+    """Raises UserError unless a setting is text that is not empty, or None where that is allowed.
+
+    A path object counts as text.
+    """
+    if value is None and optional:
+        return
+    if not isinstance(value, str | os.PathLike) or not str(value).strip():
+        raise UserError(
+            f"{name} cannot be {value!r}",
+            where=name,
+            expected="text in quotes" + (", or None" if optional else ""),
+            fix=f"in a shell both kinds of quotes: --gin.{name}=\"'text'\""
+            if name.isupper()
+            else "",
+        )
+
+
+def not_written(name: str, path: str | os.PathLike[str], error: Exception) -> UserError:
+    """Returns the error for a folder that cannot be made or written to.
+
+    Args:
+      name: what the user calls the folder, such as "MODEL_DIR".
+      path: the folder.
+      error: what writing raised.
+    """
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    reason = (reason.strip().splitlines() or [type(error).__name__])[0][:300]
+    return UserError(
+        f"{name} cannot be written: {reason}",
+        where=str(getattr(error, "filename", None) or path),
+        expected="a folder that can be written to, with enough space",
+        fix="name another folder",
+    )
+
+
+def check_writable(name: str, path: str | os.PathLike[str]) -> None:
+    """Raises UserError when a folder could not be made or written to; makes nothing.
+
+    Args:
+      name: what the user calls the folder, such as "MODEL_DIR".
+      path: the folder; it or the nearest of its parents that exist is looked at.
+    """
+    there = pathlib.Path(path).absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "is not a folder" if not there.is_dir() else "cannot be written to"
+        raise UserError(
+            f"{name} cannot be made: {there} {reason}",
+            where=str(path),
+            expected="a folder that can be written to",
+            fix="name another folder",
+        )

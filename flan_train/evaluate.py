@@ -96,7 +96,7 @@ def evaluate_suite(
     batch_size: int = 32,
     max_decode_length: int | None = None,
     config_hash: str = "",
-    reuse: bool = True,
+    replace: bool = True,
     decode: Decode | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Result:
@@ -119,12 +119,12 @@ def evaluate_suite(
       batch_size: prompts decoded at once; rounded up to a multiple of the batch shards.
       max_decode_length: output tokens (None: the suite's longest target, rounded up).
       config_hash: tells apart two configurations in one run directory.
-      reuse: False evaluates anew.
+      replace: False refuses to take the place of a result of other examples or settings.
       decode: takes the place of the model: int32 [B, Ls] -> int32 [B, Lt].
       on_progress: is told (examples done, examples in all) after each batch.
 
     Raises:
-      UserError: the suite has no example.
+      UserError: the suite has no example, or a result that may not be replaced is there.
     """
     started = time.monotonic()
     count = len(prepared.lengths)
@@ -148,9 +148,18 @@ def evaluate_suite(
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = pathlib.Path(out_dir) / suite
     finished, partial = folder / f"{step}.json", folder / f"{step}.jsonl.partial"
-    if reuse and (found := _finished(finished, key)) is not None:
-        return found
-    done = _read_partial(partial, key) if reuse else {}
+    there = _finished(finished)
+    if there is not None and there.get("key") == key:
+        return there
+    if there is not None and not replace:
+        raise UserError(
+            f"'{suite}' already has a result for step {step}, of other examples or settings",
+            where=str(finished),
+            expected=f"the {there.get('examples')} examples and settings of that result",
+            fix="give another folder with --gin.OUTPUT_DIR=\"'DIR'\", or leave out the settings "
+            "that differ from the run's",
+        )
+    done = _read_partial(partial, key)
 
     if decode is None:
         decode = _model_decode(params, model_config, limit, partitioner)
@@ -286,12 +295,13 @@ def _from_first_host(path: pathlib.Path) -> str:
     return data.decode("utf-8", errors="replace")
 
 
-def _finished(path: pathlib.Path, key: str) -> Result | None:
+def _finished(path: pathlib.Path) -> Result | None:
+    """Returns the complete result a file holds, whatever it is of; None where there is none."""
     try:
         result = json.loads(_from_first_host(path))
     except ValueError:
         return None
-    return result if isinstance(result, dict) and result.get("key") == key else None
+    return result if isinstance(result, dict) else None
 
 
 def _read_partial(path: pathlib.Path, key: str) -> dict[int, Example]:

@@ -7,7 +7,6 @@ Imports SeqIO and TensorFlow, so a process that trains never imports this module
 from __future__ import annotations
 
 import hashlib
-import heapq
 import itertools
 import pathlib
 import sys
@@ -20,16 +19,16 @@ import seqio
 from flan_train import shards, tasks
 from flan_train.errors import UserError, unknown_name
 from flan_train.rendering import (
-    EMPTY,
     SUMMARY,
     TOO_LONG,
     Plan,
     Report,
     Tally,
     TaskJob,
+    empty_target,
     render_task,
+    sample,
 )
-from flan_train.tasks import BadRow
 from flan_train.vocabulary import Vocabulary, load_vocabulary
 
 FORM = "seqio"
@@ -92,7 +91,7 @@ def plan(
 
     def shares(counts: Mapping[str, int]) -> dict[str, float]:
         if isinstance(provider, seqio.Task):
-            return {name: 1.0}
+            return {name: 1.0} if counts.get(name) else {}
         found = {
             member.name: float(provider.get_rate(member))
             for member in members
@@ -105,7 +104,11 @@ def plan(
 
 
 def render(job: TaskJob, report: Report = lambda rows: None) -> dict[str, Any]:
-    """Writes the folder of a task and returns its task.json; as `rendering.render_task`."""
+    """Writes the folder of a task and returns its task.json; as `rendering.render_task`.
+
+    `inputs_cut` counts what is cut here. A preprocessor of the task that cuts inputs itself, such
+    as `append_eos_after_trim`, leaves no trace of it in what it gives out.
+    """
     if job.task in tasks.names():
         return render_task(job, report)
     task = seqio.TaskRegistry.get(job.task)
@@ -115,7 +118,7 @@ def render(job: TaskJob, report: Report = lambda rows: None) -> dict[str, Any]:
         writer = shards.TaskWriter(folder, shards.token_dtype(vocabulary.size))
         examples = _examples(task, job, vocabulary, tally)
         if job.examples is not None:
-            examples = _sample(examples, job)
+            examples = sample(examples, job.task, job.examples, lambda example: example[2][1])
         while chunk := list(itertools.islice(examples, _CHUNK)):
             inputs, targets, records = zip(*chunk, strict=True)
             writer.append(inputs, targets, records)
@@ -149,7 +152,7 @@ def _examples(
         inputs, targets = (np.asarray(example[name]).tolist() for name in _FEATURES)
         identity = _text(example.get("example_id")) or f"{job.task}:{job.split}:{index}"
         if not [token for token in targets if token > vocabulary.eos_id]:
-            tally.bad(BadRow(f"{job.task}, example {identity}", EMPTY, "targets with text in them"))
+            tally.bad(empty_target(f"{job.task}, example {identity}"))
             continue
         if len(targets) > limits["targets"]:
             tally.drops[TOO_LONG] += 1
@@ -168,15 +171,6 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _sample(examples: Iterator[_Example], job: TaskJob) -> Iterator[_Example]:
-    def key(item: tuple[int, _Example]) -> tuple[bytes, int]:
-        text = f"{job.task}\x1f{item[1][2][1]}"
-        return hashlib.blake2b(text.encode(), digest_size=8).digest(), item[0]
-
-    chosen = heapq.nsmallest(job.examples or 0, enumerate(examples), key=key)
-    return (example for _, example in sorted(chosen, key=lambda item: item[0]))
 
 
 def _check(task: seqio.Task, split: str, vocabulary: Vocabulary) -> None:

@@ -19,7 +19,7 @@ from flan_train import mixtures, tasks
 from flan_train.errors import UserError
 from flan_train.mixtures import rates
 from flan_train.tasks import templates
-from flan_train.tasks.definitions import BadRow, Rendered, TaskDefinition
+from flan_train.tasks.definitions import BadRow, Rendered
 
 # Prompts are drawn from the first rows of a split, so that a large file need not be read through.
 ROWS_LOOKED_AT = 200
@@ -52,8 +52,10 @@ def describe_mixture(
     Returns:
       {"mixture", "description", "split", "tasks", "examples", "proportions": {mixture inside:
       fixed weight}, "members": [{"task", "mixture",
-      "family", "form", "held_out", "examples", "cap", "rate", "share", "source", "missing"}]}
-      with rate = min(cap, examples) or the fixed weight, and shares that sum to 1.
+      "inside", "family", "form", "held_out", "examples", "cap", "rate", "share", "source",
+      "missing"}]} with the names of the mixtures a task stands inside, outermost first,
+      rate = min(cap, examples) or the fixed weight, and shares that sum to 1. A task that stands
+      in two mixtures is listed in each, with the share it has by being there.
 
     Raises:
       UserError: no such name, missing sources, or a mixture that is empty.
@@ -63,7 +65,7 @@ def describe_mixture(
     split = split or shown_split(listed)
     missing: dict[str, str] = {}
     counts: dict[str, int] = {}
-    shares: dict[str, float] = {}
+    shares: dict[tuple[str, ...], float] = {}
     if count:
         availability = mixtures.check_sources(name, data_dir, allow_missing)
         missing = availability.missing
@@ -71,15 +73,15 @@ def describe_mixture(
             task = tasks.get(task_name)
             has_split = split in task.splits
             counts[task_name] = task.num_examples(split, data_dir) if has_split else 0
-        shares = rates.shares(definition, counts)
+        shares = rates.placed_shares(definition, counts)
         if not shares:
             raise UserError(
                 f"the mixture '{name}' is empty: no task has examples in the split '{split}'",
                 expected="at least one example",
             )
     members = [
-        _member(tasks.get(task_name), parent, weight, data_dir, counts, shares, missing)
-        for task_name, parent, weight in _placed(definition)
+        _member(place, parent, weight, data_dir, counts, shares, missing)
+        for place, parent, weight in _placed(definition)
     ]
     return {
         "mixture": name,
@@ -97,26 +99,27 @@ def describe_mixture(
 
 
 def _placed(
-    definition: mixtures.MixtureDefinition,
-) -> Iterator[tuple[str, mixtures.MixtureDefinition, float | None]]:
-    """Yields (task, the mixture it stands in, its fixed weight there), depth first."""
+    definition: mixtures.MixtureDefinition, inside: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], mixtures.MixtureDefinition, float | None]]:
+    """Yields (place of a task, the mixture it stands in, its fixed weight there), depth first."""
     for member in definition.members:
         nested = mixtures.find(member.name)
         if nested is None:
-            yield member.name, definition, member.weight
+            yield (*inside, member.name), definition, member.weight
         else:
-            yield from _placed(nested)
+            yield from _placed(nested, (*inside, member.name))
 
 
 def _member(
-    task: TaskDefinition,
+    place: tuple[str, ...],
     parent: mixtures.MixtureDefinition,
     weight: float | None,
     data_dir: str | None,
     counts: dict[str, int],
-    shares: dict[str, float],
+    shares: dict[tuple[str, ...], float],
     missing: dict[str, str],
 ) -> dict[str, Any]:
+    task = tasks.get(place[-1])
     examples = counts.get(task.name)
     rate: float | None = weight
     if rate is None and examples is not None:
@@ -124,13 +127,14 @@ def _member(
     return {
         "task": task.name,
         "mixture": parent.name,
+        "inside": list(place[:-1]),
         "family": task.family,
         "form": task.form,
         "held_out": task.held_out,
         "examples": examples,
         "cap": parent.cap,
         "rate": rate,
-        "share": shares.get(task.name, 0.0) if counts else None,
+        "share": shares.get(place, 0.0) if counts else None,
         "source": task.source.describe(data_dir) if examples is not None else None,
         "missing": missing.get(task.name),
     }
@@ -174,7 +178,9 @@ def rendered_examples(
         rows = []
         for row in itertools.islice(task.rows(split, data_dir), ROWS_LOOKED_AT):
             if isinstance(row, BadRow):
-                raise UserError(f"bad row: {row.reason}", where=row.where, expected=row.detail)
+                raise UserError(
+                    f"bad row: {row.reason}: {row.found}", where=row.where, expected=row.expected
+                )
             rows.append(row)
         if rows:
             start = templates.choose(len(rows), seed, task.name, "", "inspect row")
@@ -238,57 +244,84 @@ def run(
 
 
 def _table(described: dict[str, Any]) -> rich.table.Table:
+    """Returns the table: one line a task, below a line for each mixture inside."""
+    members = described["members"]
     counted = described["examples"] is not None
-    title = f"{described['mixture']}: {described['description']}"
-    caption = "dry run: no data read"
-    if counted:
-        caption = f"examples of the split '{described['split']}'; rate = min(cap, examples)"
-    sources = {member["source"] for member in described["members"]}
-    if len(sources) == 1 and None not in sources:
-        caption += f"; source: {sources.pop()}"
-    if described["proportions"]:
-        fixed = " : ".join(
-            f"{name} {weight:g}" for name, weight in described["proportions"].items()
-        )
-        caption += f"\nbetween mixtures: {fixed}"
+    several_sources = len({member["source"] for member in members}) > 1
+    # A column whose cells say nothing new would only take room from the others.
+    biting = [member for member in members if _bites(member)]
     table = rich.table.Table(
-        title=rich.markup.escape(title),
-        caption=rich.markup.escape(caption),
+        title=rich.markup.escape(f"{described['mixture']}: {described['description']}"),
+        caption=rich.markup.escape(_caption(described)),
         box=rich.box.SIMPLE_HEAD,
         show_footer=counted,
         pad_edge=False,
     )
-    left_out = sum(member["missing"] is not None for member in described["members"])
+    left_out = len({member["task"] for member in members if member["missing"]})
     total = f"{described['tasks'] - left_out} of {described['tasks']} tasks"
-    share = sum(member["share"] or 0.0 for member in described["members"])
-    # A column whose cells all say the same would only take room from the others.
-    nested = len({member["mixture"] for member in described["members"]}) > 1
-    capped = any(member["cap"] for member in described["members"])
-    sources = {member["source"] for member in described["members"]}
     table.add_column("task", footer=total, no_wrap=True)
-    if nested:
-        table.add_column("in", footer="", overflow="fold")
     numbers = _number(described["examples"])
     table.add_column("examples", justify="right", footer=numbers, no_wrap=True)
-    if capped:
-        table.add_column("cap", justify="right", footer="", no_wrap=True)
-    table.add_column("rate", justify="right", footer="", no_wrap=True)
-    table.add_column("share", justify="right", footer=f"{share:.2%}", no_wrap=True)
-    if len(sources) > 1:
-        table.add_column("source", footer="", overflow="fold")
-    for member in described["members"]:
-        source = "missing" if member["missing"] else member["source"] or ""
-        table.add_row(
-            rich.markup.escape(member["task"]),
-            *([rich.markup.escape(member["mixture"])] if nested else []),
-            _number(member["examples"]),
-            *([_number(member["cap"])] if capped else []),
-            _number(member["rate"]),
-            "" if member["share"] is None else f"{member['share']:.2%}",
-            *([rich.markup.escape(source)] if len(sources) > 1 else []),
-            style="yellow" if member["missing"] else None,
-        )
+    if biting:
+        table.add_column("cap", justify="right", no_wrap=True)
+    table.add_column("rate", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", footer=_share(members), no_wrap=True)
+    if several_sources:
+        table.add_column("source", no_wrap=True, overflow="ellipsis")
+    for inside, group in itertools.groupby(members, key=lambda member: member["inside"]):
+        listed = list(group)
+        if any(member["inside"] for member in members):
+            blanks = [""] * (3 if biting else 2)
+            name = " / ".join(inside) or described["mixture"]
+            table.add_row(rich.markup.escape(name), *blanks, _share(listed), style="bold")
+        for member in listed:
+            source = "missing" if member["missing"] else member["source"] or ""
+            table.add_row(
+                rich.markup.escape(member["task"]),
+                _number(member["examples"]),
+                *([_number(member["cap"])] if biting else []),
+                _number(member["rate"]),
+                _share([member]),
+                # The file's name: all of them lie in the data folder.
+                *([rich.markup.escape(source.rpartition("/")[2])] if several_sources else []),
+                style="yellow" if member["missing"] else None,
+            )
     return table
+
+
+def _caption(described: dict[str, Any]) -> str:
+    """Returns what goes for all rows: the split, the caps, the source, the proportions."""
+    members = described["members"]
+    if described["examples"] is None:
+        lines = ["dry run: no data read"]
+    else:
+        lines = [f"examples of the split '{described['split']}'; rate = min(cap, examples)"]
+    caps = sorted({member["cap"] for member in members if member["cap"]})
+    if caps:
+        each = "; no task reaches it" if not any(map(_bites, members)) else ""
+        lines.append(f"cap for each task: {' or '.join(map(_number, caps))}{each}")
+    sources = {member["source"] for member in members} - {None}
+    folders = {source.rpartition("/")[0] for source in sources} - {""}
+    if len(sources) == 1 and all(member["source"] for member in members):
+        lines.append(f"source: {sources.pop()}")
+    elif folders:
+        lines.append(f"sources: files in {', '.join(sorted(folders))} of the data folder")
+    if described["proportions"]:
+        fixed = " : ".join(
+            f"{name} {weight:g}" for name, weight in described["proportions"].items()
+        )
+        lines.append(f"between mixtures: {fixed}")
+    return "\n".join(lines)
+
+
+def _bites(member: dict[str, Any]) -> bool:
+    """Whether the cap of a member is below its number of examples."""
+    return bool(member["cap"]) and (member["examples"] or 0) > member["cap"]
+
+
+def _share(members: list[dict[str, Any]]) -> str:
+    shares = [member["share"] for member in members if member["share"] is not None]
+    return f"{sum(shares):.2%}" if shares else ""
 
 
 def _number(value: float | None) -> str:
@@ -296,9 +329,12 @@ def _number(value: float | None) -> str:
 
 
 def _print_example(console: rich.console.Console, rendered: Rendered) -> None:
-    shots = f", {rendered.shots} exemplars" if rendered.shots else ""
-    heading = f"{rendered.task}  {rendered.example_id}  {rendered.template_id}{shots}"
-    console.rule(rich.text.Text(heading), align="left")
+    console.rule(rich.text.Text(rendered.task), align="left")
+    facts = [("example", rendered.example_id), ("template", rendered.template_id)]
+    if rendered.shots:
+        facts.append(("exemplars", str(rendered.shots)))
+    for label, text in facts:
+        console.print(rich.text.Text(f"{label}: {text}"), soft_wrap=True)
     for label, text in (("inputs", rendered.inputs), ("targets", rendered.targets)):
         console.print(f"{label}:", style="bold")
         console.print(text, markup=False, highlight=False, soft_wrap=True, emoji=False)

@@ -10,7 +10,6 @@ import concurrent.futures
 import dataclasses
 import multiprocessing
 import os
-import pathlib
 from typing import Any
 
 from flan_train import (
@@ -29,27 +28,46 @@ from flan_train.models.t5 import T5Config
 
 # Where the checkpoint to resume from and this launch may differ without anything being wrong.
 _FREE_MODEL_FIELDS = ("dropout_rate", "dtype", "scan_layers", "remat_policy")
+_FREE_SETTINGS = {
+    "optimizer": "OptimizerConfig.{}",
+    "loss": "LossConfig.{}",
+    "batch_size": "BATCH_SIZE",
+    "num_microbatches": "NUM_MICROBATCHES",
+    "evaluation": "EvalConfig.{}",
+    "selection": "SelectConfig.{}",
+}
+_UNKNOWN = object()
+
+
+def check_scalars(
+    model_dir: str | os.PathLike[str],
+    train_steps: int,
+    batch_size: int,
+    num_microbatches: int,
+    seed: int,
+    initial_checkpoint_path: str | os.PathLike[str] | None,
+    log_period: int,
+) -> None:
+    """Raises UserError for a setting of another type or out of its range."""
+    errors.check_text("MODEL_DIR", model_dir)
+    errors.check_text("INITIAL_CHECKPOINT_PATH", initial_checkpoint_path, optional=True)
+    for name, value in (
+        ("TRAIN_STEPS", train_steps),
+        ("BATCH_SIZE", batch_size),
+        ("NUM_MICROBATCHES", num_microbatches),
+        ("LOG_PERIOD", log_period),
+    ):
+        errors.check_number(name, value, whole=True, minimum=1)
+    errors.check_number("RANDOM_SEED", seed, whole=True, minimum=0, below=2**32)
 
 
 def check_settings(
     model: T5Config,
     data: prepare.DataConfig,
-    train_steps: int,
-    log_period: int,
-    checkpoint_period: int,
     evaluation: evaluate.EvalConfig,
     selection: select.SelectConfig,
 ) -> None:
-    """Raises UserError for a setting that cannot be used, as far as it shows without the data."""
-    for name, value in (
-        ("TRAIN_STEPS", train_steps),
-        ("LOG_PERIOD", log_period),
-        ("CHECKPOINT_PERIOD", checkpoint_period),
-    ):
-        if not isinstance(value, int) or value < 1:
-            raise errors.UserError(
-                f"{name} cannot be {value!r}", where=name, expected="a whole number of at least 1"
-            )
+    """Raises UserError for names or a vocabulary that cannot be used, without reading the data."""
     for suite in selection.suites:
         if suite not in evaluation.suites:
             raise errors.unknown_name(
@@ -116,7 +134,9 @@ def find_start(
 def check_same_run(
     saved: checkpoints.Checkpoints, step: int, meta: dict[str, Any], seed: int
 ) -> list[str]:
-    """Returns the model settings that differ, harmlessly, from the checkpoint's.
+    """Returns the settings that differ, harmlessly, from the checkpoint's, a line each.
+
+    A checkpoint of a version that did not keep a setting is taken not to differ in it.
 
     Raises:
       UserError: the data, the seed or a setting that the parameters depend on is another one.
@@ -154,6 +174,14 @@ def check_same_run(
                 fix=fresh,
             )
         changed.append(f"T5Config.{name}: {old!r} before, {value!r} now")
+    for section, title in _FREE_SETTINGS.items():
+        old_part, new_part = before.get(section), meta[section]
+        if not isinstance(new_part, dict):
+            old_part, new_part = {section: old_part}, {section: new_part}
+        for name, value in new_part.items():
+            old = (old_part or {}).get(name, _UNKNOWN)
+            if section in before and old is not _UNKNOWN and old != value:
+                changed.append(f"{title.format(name)}: {old!r} before, {value!r} now")
     return changed
 
 
@@ -166,35 +194,28 @@ def suite_data(
     )
 
 
-def prepared_split(data: prepare.DataConfig, split: str) -> prepared.PreparedDataset:
+def prepared_split(
+    data: prepare.DataConfig, split: str, *, verify: bool = False
+) -> prepared.PreparedDataset:
     """Returns a prepared split; with modules of the user's, a process of its own prepares it.
 
     They may import SeqIO, and with it TensorFlow, which would stay in this process for the run.
+
+    Args:
+      data: what to prepare.
+      split: "train", "validation" or "test".
+      verify: compare the contents of every file that is reused; makes damaged ones again.
     """
     if not data.modules:
-        return prepare.prepare(data, split)
+        return prepare.prepare(data, split, verify=verify)
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return prepared.open_prepared(pool.submit(_prepare_path, data, split).result())
+        path = pool.submit(_prepare_path, data, split, verify).result()
+    return prepared.open_prepared(path, data_dir=data.data_dir)
 
 
-def check_folder(folder: pathlib.Path) -> None:
-    """Raises UserError when the run directory could not be made or written to; makes nothing."""
-    there = folder.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        reason = "is not a folder" if not there.is_dir() else "cannot be written to"
-        raise errors.UserError(
-            f"MODEL_DIR cannot be made: {there} {reason}",
-            where=str(folder),
-            expected="a folder that can be written to",
-            fix="name another MODEL_DIR",
-        )
-
-
-def _prepare_path(data: prepare.DataConfig, split: str) -> str:
-    return str(prepare.prepare(data, split).path)
+def _prepare_path(data: prepare.DataConfig, split: str, verify: bool) -> str:
+    return str(prepare.prepare(data, split, verify=verify).path)
 
 
 def _data_text(meta: dict[str, Any]) -> str:

@@ -16,6 +16,8 @@ import gin
 import jax
 import jax.numpy as jnp
 
+from flan_train.errors import check_number
+
 
 @gin.register(module="flan_train.losses")
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +28,17 @@ class LossConfig:
       z_loss: factor of log(Z)^2, which holds the softmax normaliser Z near one.
       label_smoothing: probability mass taken from the target and spread evenly over the other
         V - 1 tokens; 0 is plain cross-entropy.
+
+    Raises:
+      UserError: a field has a value that it cannot have.
     """
 
     z_loss: float = 1e-4
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("Z_LOSS", self.z_loss, minimum=0)
+        check_number("LABEL_SMOOTHING", self.label_smoothing, minimum=0, below=1)
 
 
 def cross_entropy(

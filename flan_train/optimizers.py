@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flan_train.errors import check_flag, check_number
+
 STACKED = "layers"
 
 
@@ -36,6 +38,9 @@ class OptimizerConfig:
       multiply_by_parameter_scale: whether a step is relative to the parameter's own RMS.
       epsilon_gradient: added to the squared gradient.
       epsilon_scale: the least scale a parameter is taken to have.
+
+    Raises:
+      UserError: a field has a value that it cannot have.
     """
 
     learning_rate: float = 5e-4
@@ -46,6 +51,16 @@ class OptimizerConfig:
     multiply_by_parameter_scale: bool = True
     epsilon_gradient: float = 1e-30
     epsilon_scale: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_number("LEARNING_RATE", self.learning_rate, above=0)
+        check_number("WARMUP_STEPS", self.warmup_steps, whole=True, minimum=0)
+        for name in ("decay_exponent", "clip_threshold", "epsilon_gradient", "epsilon_scale"):
+            check_number(f"OptimizerConfig.{name}", getattr(self, name), above=0)
+        name = "min_dim_size_to_factor"
+        check_number(f"OptimizerConfig.{name}", getattr(self, name), whole=True, minimum=1)
+        name = "multiply_by_parameter_scale"
+        check_flag(f"OptimizerConfig.{name}", getattr(self, name))
 
 
 class AdafactorState(NamedTuple):

@@ -13,13 +13,15 @@ Both sides are full. Packing by inputs alone may as well have put 0 and 1 apart;
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import itertools
+import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
 
-from flan_train.mixtures import rates
 from flan_train.ordering import permutation
 
 # A grid of length pairs above this many cells is made coarser; 1,024 + 256 has 263,425.
@@ -38,6 +40,7 @@ _TRIES = np.array(
     + [[part, 2] for part in (0.5, 0.6, 0.75, 0.4, 0.3)]
     + [[part, 3] for part in (0.3, 0.5)]
 )
+_HALF = Fraction(1, 2)
 _TOLERANCE = 0.002
 _CLOSE = 1.001
 
@@ -157,23 +160,90 @@ def fill(plan: PackPlan, lengths: np.ndarray, capacity: tuple[int, int]) -> tupl
     return tuple(float(tokens[side] / (len(plan) * capacity[side])) for side in (0, 1))  # type: ignore[return-value]
 
 
-def epoch_quotas(rows: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, int]:
+def epoch_quotas(
+    rows: Mapping[str, int], shares: Mapping[str, float], epoch: int = 0
+) -> dict[str, int]:
     """Returns how many examples of each task one epoch holds: one capped pass.
 
     The largest number of examples of which every task can supply its share without repeating, but
-    at least MIN_EPOCH_FRACTION of all rows; apportioned by largest remainder.
+    at least MIN_EPOCH_FRACTION of all rows. Epochs are of one size; a task whose share of it is a
+    fraction gets a whole example in some of them, so that over the epochs it has its share.
 
     Example: 10,000 rows of a with share 0.9 and 500 rows of b with share 0.1 make an epoch of
     5,000: 4,500 of a and the 500 of b.
     """
-    members = {name: share for name, share in shares.items() if share > 0 and rows[name] > 0}
-    if not members:
-        return {}
+    before, after = (quotas_through(rows, shares, epochs) for epochs in (epoch, epoch + 1))
+    return {name: after[name] - before[name] for name in after}
+
+
+def quotas_through(
+    rows: Mapping[str, int], shares: Mapping[str, float], epochs: int
+) -> dict[str, int]:
+    """Returns how many examples of each task the first `epochs` epochs hold together.
+
+    They are handed out by the Webster rule, under which nobody's number ever falls as the total
+    grows; largest remainders do not promise that. T tasks: nobody is further from the ideal number
+    than 1/2 + share * T/2.
+    """
+    members = _members(rows, shares)
+    return _webster(members, epochs * _epoch_size(rows, members)[0]) if members else {}
+
+
+def epoch_note(rows: Mapping[str, int], shares: Mapping[str, float]) -> str | None:
+    """Returns a sentence on which tasks repeat within an epoch, if MIN_EPOCH_FRACTION applies."""
+    members = _members(rows, shares)
+    total, natural = _epoch_size(rows, members) if members else (0, 0)
+    if total == natural:
+        return None
+    whole = sum(members.values())
+    turns = {name: share / whole * total / rows[name] for name, share in members.items()}
+    often = sorted((name for name in turns if turns[name] > 1), key=lambda name: -turns[name])
+    listed = ", ".join(f"{name} ({rows[name]:,} rows, {turns[name]:.1f} times)" for name in often)
+    return (
+        f"an epoch holds {total:,} examples, {MIN_EPOCH_FRACTION:.0%} of all rows, where one pass "
+        f"over the scarcest task would make it {natural:,}; these repeat within it: {listed}"
+    )
+
+
+def _members(rows: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, float]:
+    return {name: share for name, share in shares.items() if share > 0 and rows[name] > 0}
+
+
+def _epoch_size(rows: Mapping[str, int], members: Mapping[str, float]) -> tuple[int, int]:
+    """Returns the examples of an epoch, and how many they would be without the floor."""
     largest = min(rows[name] / share for name, share in members.items())
     floor = MIN_EPOCH_FRACTION * sum(rows[name] for name in members)
     # The tolerance keeps 3 rows / share 3/7 at 7 examples.
-    total = max(int(max(largest, floor) * (1 + 1e-9)), 1)
-    return rates.apportion(members, total)
+    sizes = (max(int(size * (1 + 1e-9)), 1) for size in (max(largest, floor), largest))
+    total, natural = sizes
+    return total, natural
+
+
+def _webster(shares: Mapping[str, float], total: int) -> dict[str, int]:
+    """Returns whole numbers in proportion to positive shares that sum to `total`.
+
+    The k-th example of a task is worth share / (2k - 1); the `total` most valuable ones are handed
+    out, ties by name. So the numbers for a larger total contain those for a smaller one.
+    """
+    exact = {name: Fraction(share) for name, share in shares.items()}
+    whole = sum(exact.values())
+    # Rounding shares of any smaller total to the nearest gives its most valuable ones; T/2 less
+    # cannot round to more than was asked for.
+    start = total - Fraction(len(exact), 2)
+    given = {
+        name: max(math.floor(share * start / whole + _HALF), 0) for name, share in exact.items()
+    }
+
+    def next_one(name: str) -> tuple[Fraction, str]:
+        return (2 * given[name] + 1) / exact[name], name
+
+    heap = [next_one(name) for name in exact]
+    heapq.heapify(heap)
+    for _ in range(total - sum(given.values())):
+        name = heap[0][1]
+        given[name] += 1
+        heapq.heapreplace(heap, next_one(name))
+    return given
 
 
 def epoch_examples(
@@ -196,10 +266,10 @@ def epoch_examples(
       task_names: names in the order of `task_offsets`.
     """
     rows = dict(zip(task_names, np.diff(task_offsets).tolist(), strict=True))
-    quotas = epoch_quotas(rows, shares)
+    before, after = (quotas_through(rows, shares, epochs) for epochs in (epoch, epoch + 1))
     parts = []
     for name, start in zip(task_names, task_offsets[:-1].tolist(), strict=True):
-        position, end = epoch * quotas.get(name, 0), (epoch + 1) * quotas.get(name, 0)
+        position, end = before.get(name, 0), after.get(name, 0)
         while position < end:
             turn, first = divmod(position, rows[name])
             last = min(rows[name], first + end - position)

@@ -7,22 +7,21 @@ Tasks run in parallel processes; the bytes do not depend on how many.
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import functools
 import importlib
 import importlib.metadata
 import multiprocessing
 import os
-import pathlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-import gin
-
 from flan_train import mixtures, shards, tasks
+from flan_train.data_config import DataConfig
 from flan_train.errors import UserError
 from flan_train.mixtures import rates
 from flan_train.prepare_progress import Progress
@@ -30,73 +29,10 @@ from flan_train.prepared import PreparedDataset, open_prepared, write_mixture
 from flan_train.rendering import SUMMARY, Plan, TaskJob, check_bad_rows, render_task
 from flan_train.vocabulary import Vocabulary, load_vocabulary
 
+__all__ = ["DataConfig", "import_modules", "needs_seqio", "prepare"]
+
 # Starting processes takes a second or two: below so many rows one process is faster.
 _FEW_ROWS = 20_000
-
-
-@gin.register(module="flan_train.prepare")
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """What is prepared, and how.
-
-    Attributes:
-      mixture_or_task_name: a mixture or task of ours, or any that SeqIO knows once `modules` are
-        imported.
-      feature_lengths: limits in tokens, EOS included, {"inputs": ..., "targets": ...}.
-      vocabulary: "quickstart", "t5" or the path of a SentencePiece model.
-      data_dir: the data folder; None for FLAN_DATA_DIR.
-      prepared_dir: where prepared datasets are kept; any number of runs can share it. None for
-        FLAN_PREPARED_DIR, or else .cache/flan-train/prepared in the home folder.
-      seed: of templates, options and exemplars.
-      allow_missing: go on without the tasks whose source is missing (the manifest lists them).
-      max_bad_rows: bad rows of a task that may be left out; they are listed in the manifest.
-      num_workers: processes; None for one a core.
-      examples_per_task: only so many of each task, for evaluation suites; None for all.
-      modules: Python modules to import first, which register tasks and mixtures.
-    """
-
-    mixture_or_task_name: str
-    feature_lengths: Mapping[str, int]
-    vocabulary: str = "t5"
-    data_dir: str | None = None
-    prepared_dir: str | None = None
-    seed: int = 0
-    allow_missing: bool = False
-    max_bad_rows: int = 0
-    num_workers: int | None = None
-    examples_per_task: int | None = None
-    modules: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        lengths = self.feature_lengths
-        if set(lengths) != {"inputs", "targets"} or any(
-            not isinstance(length, int) or length < 2 for length in lengths.values()
-        ):
-            raise UserError(
-                f"feature lengths cannot be {dict(lengths)}",
-                where="TASK_FEATURE_LENGTHS",
-                expected='{"inputs": N, "targets": M}, whole numbers of at least 2',
-                fix='for example {"inputs": 1024, "targets": 256}',
-            )
-        for name in ("num_workers", "examples_per_task"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(
-                    f"{name} cannot be {value}",
-                    where=f"DataConfig.{name}",
-                    expected="at least 1, or None",
-                )
-
-    @property
-    def root(self) -> pathlib.Path:
-        """The folder that `prepared_dir` stands for."""
-        named = self.prepared_dir or os.environ.get("FLAN_PREPARED_DIR")
-        return pathlib.Path(named or pathlib.Path.home() / ".cache" / "flan-train" / "prepared")
-
-    @property
-    def lengths(self) -> tuple[int, int]:
-        """Limits of inputs and targets."""
-        return self.feature_lengths["inputs"], self.feature_lengths["targets"]
 
 
 def needs_seqio(config: DataConfig) -> bool:
@@ -132,19 +68,25 @@ def import_modules(modules: Sequence[str]) -> None:
             ) from None
 
 
-def prepare(config: DataConfig, split: str = "train", progress: bool = True) -> PreparedDataset:
+def prepare(
+    config: DataConfig, split: str = "train", progress: bool = True, verify: bool = False
+) -> PreparedDataset:
     """Returns the prepared dataset of a mixture, made now as far as it does not exist.
 
-    Idempotent: finished tasks are reused, damaged ones made again.
+    Idempotent: finished tasks are reused, damaged ones made again. A task is damaged when a file
+    has another size or content than was written; the tokens, nearly all of the bytes, are compared
+    by size unless `verify`, since each example is checked when it is read (sha256 goes through
+    about 1 GB a second).
 
     Args:
       config: what to prepare.
       split: "train", "validation" or "test".
       progress: show bars on the terminal.
+      verify: compare the contents of every file that is reused.
 
     Raises:
-      UserError: an unknown name, missing sources (all are listed), a bad row, an empty mixture, a
-        vocabulary that cannot be read, a disk that is full.
+      UserError: an unknown name, missing sources or tasks without examples (all are listed), a bad
+        row, an empty mixture, a vocabulary that cannot be read, a disk that is full.
     """
     plan = _plan(config, split)
     root = config.root
@@ -152,21 +94,56 @@ def prepare(config: DataConfig, split: str = "train", progress: bool = True) -> 
         for folder in (root / "tasks", root / "mixtures"):
             folder.mkdir(parents=True, exist_ok=True)
             shards.remove_leftovers(folder)
-    summaries = _render(plan, config, progress)
+    summaries = _render(plan, config, progress, verify)
+    empty = {
+        job.task: _drops(summaries[job.task])
+        for job in plan.jobs
+        if not summaries[job.task]["examples"]
+    }
     shares = plan.shares({job.task: summaries[job.task]["examples"] for job in plan.jobs})
-    if not any(share > 0 for share in shares.values()):
-        raise UserError(
-            f"the mixture '{config.mixture_or_task_name}' is empty: no example is left",
-            where=f"split {split}; " + "; ".join(_drops(summaries[j.task]) for j in plan.jobs[:5]),
-            expected="at least one example",
-            fix="raise TASK_FEATURE_LENGTHS, or choose another split or mixture",
-        )
+    _check_empty(config, split, empty, summaries, any(shares.values()))
     members = [
         (job.folder.name, summaries[job.task], shares.get(job.task, 0.0)) for job in plan.jobs
     ]
-    header = _header(config, split, plan)
+    header = {**_header(config, split, plan), "empty": empty}
     with shards.explained_disk_errors(root):
-        return open_prepared(write_mixture(root, header, members))
+        return open_prepared(write_mixture(root, header, members), data_dir=config.data_dir)
+
+
+def _check_empty(
+    config: DataConfig,
+    split: str,
+    empty: Mapping[str, str],
+    summaries: Mapping[str, Mapping[str, Any]],
+    any_share: bool,
+) -> None:
+    """Raises UserError when tasks without examples stop this split.
+
+    One whose rows were all left out is as good as missing. A validation or test split that never
+    had a row is none: a small dataset may be dealt out so.
+    """
+    listed = "".join(f"\n    {task}: {why}" for task, why in empty.items())
+    if not any_share:
+        raise UserError(
+            f"the mixture '{config.mixture_or_task_name}' is empty: no example is left",
+            where=f"split {split}:{listed}",
+            expected="at least one example",
+            fix="raise TASK_FEATURE_LENGTHS, or choose another split or mixture",
+        )
+    wrong = [
+        task
+        for task in empty
+        if split == "train" or summaries[task]["drops"] or summaries[task]["bad_rows"]
+    ]
+    if wrong and not config.allow_missing:
+        raise UserError(
+            f"of the mixture '{config.mixture_or_task_name}' {len(wrong)} of {len(summaries)} "
+            "tasks have no example",
+            where=f"split {split}:" + "".join(f"\n    {task}: {empty[task]}" for task in wrong),
+            expected="at least one example of each task",
+            fix="mend the files, or raise TASK_FEATURE_LENGTHS; or go on without these tasks: "
+            "ALLOW_MISSING = True",
+        )
 
 
 def _plan(config: DataConfig, split: str) -> Plan:
@@ -247,20 +224,23 @@ def _header(config: DataConfig, split: str, plan: Plan) -> dict[str, Any]:
 
 
 def _drops(summary: Mapping[str, Any]) -> str:
-    reasons = {**summary["drops"], "bad rows": len(summary["bad_rows"])}
-    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
-    return f"{summary['task']}: {listed or 'no rows'}"
+    """Returns why a task has no examples: "3 targets too long, 1 bad row: not UTF-8"."""
+    reasons = collections.Counter(summary["drops"])
+    reasons.update(f"bad row: {row['reason']}" for row in summary["bad_rows"])
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "no rows"
 
 
 # --- doing the jobs -------------------------------------------------------------------------------
 
 
-def _render(plan: Plan, config: DataConfig, progress: bool) -> dict[str, dict[str, Any]]:
+def _render(
+    plan: Plan, config: DataConfig, progress: bool, verify: bool
+) -> dict[str, dict[str, Any]]:
     """Returns the task.json of every job, by task; renders those that are not there whole."""
     summaries: dict[str, dict[str, Any]] = {}
     pending: list[TaskJob] = []
     for job in plan.jobs:
-        if shards.is_whole(job.folder, SUMMARY):
+        if shards.is_whole(job.folder, SUMMARY, verify=verify):
             summaries[job.task] = shards.read_summary(job.folder / SUMMARY)
             # Another run may have allowed more of them.
             check_bad_rows(job.task, summaries[job.task]["bad_rows"], config.max_bad_rows)
@@ -304,13 +284,17 @@ def _in_this_process(
 _events: Any = None
 
 
-def _start_worker(events: Any) -> None:
+def _start_worker(events: Any, started: Any) -> None:
     global _events
     _events = events
+    started.set()
 
 
-def _work(job: TaskJob) -> dict[str, Any]:
+def _work(job: TaskJob) -> dict[str, Any] | None:
+    """Returns the task.json, or None where this process does not have the task as it was meant."""
     import_modules(job.modules)
+    if job.task not in tasks.names() or tasks.get(job.task).template_hash() != job.template_hash:
+        return None
     _events.put((job.task, "start", 0))
     summary = render_task(job, lambda rows: _events.put((job.task, "rows", rows)))
     _events.put((job.task, "finish", 0))
@@ -322,23 +306,44 @@ def _in_processes(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     # Never a fork: the threads of JAX and TensorFlow do not survive one.
     context = multiprocessing.get_context("spawn")
-    events = context.Queue()
+    events, started = context.Queue(), context.Event()
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(events,)
+        workers, mp_context=context, initializer=_start_worker, initargs=(events, started)
     )
+    unknown: list[TaskJob] = []
     try:
         with shown.listening(events):
-            futures = {pool.submit(_work, job): job.task for job in pending}
+            futures = {pool.submit(_work, job): job for job in pending}
             for future in concurrent.futures.as_completed(futures):
-                yield futures[future], future.result()
+                job, summary = futures[future], future.result()
+                if summary is None:
+                    unknown.append(job)
+                else:
+                    yield job.task, summary
     except BrokenProcessPool:
-        raise UserError(
-            "a process that prepared a task was ended from outside",
-            where=f"one of {workers} worker processes",
-            expected="memory for all of them",
-            fix="set num_workers lower; what is finished is kept",
-        ) from None
+        raise _broken(workers, started.is_set()) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         with contextlib.suppress(OSError):
             events.close()
+    # Added by the running script and not by one of `modules`: only this process has them.
+    yield from _in_this_process(unknown, render_task, shown)
+
+
+def _broken(workers: int, started: bool) -> UserError:
+    if started:
+        return UserError(
+            "a process that prepared a task was ended from outside",
+            where=f"one of {workers} worker processes",
+            expected="memory for all of them",
+            fix="set num_workers lower; what is finished is kept",
+        )
+    # A new process runs the script's top level before anything else.
+    return UserError(
+        "the processes that prepare tasks could not start",
+        where=f"the script that called prepare: {sys.argv[0] or 'read from standard input'}",
+        expected='a script file whose work is done only under `if __name__ == "__main__":`; each '
+        "new process runs the rest of it first",
+        fix="add that line; put tasks of your own into a module named in `modules`; or set "
+        "num_workers = 1",
+    )

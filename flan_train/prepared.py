@@ -12,20 +12,22 @@ Opening reads the mixture's own files alone; a task's file is opened when an exa
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import pathlib
+import uuid
 import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from flan_train import shards
+from flan_train import open_files, shards
 from flan_train.errors import UserError
 from flan_train.ordering import key_of
-from flan_train.vocabulary import Vocabulary
+from flan_train.vocabulary import Vocabulary, vocabulary_path
 
 MANIFEST = "manifest.json"
 _INDEX = {"lengths.bin": "<i4", "starts.bin": "<i8", "checksums.bin": "<u4"}
@@ -37,15 +39,18 @@ class PreparedDataset:
     Attributes:
       path: the mixture's folder.
       manifest: the content of its manifest.json.
-      task_names: the tasks that are really there, in storage order.
+      task_names: the tasks in storage order; one without examples is among them.
       task_offsets: int64 [T + 1]; examples of task t are task_offsets[t]:task_offsets[t + 1].
       lengths: int32 [n, 2], tokens of inputs and targets, EOS included (memory-mapped).
       shares: planned share of each task in what is trained on.
     """
 
-    def __init__(self, path: pathlib.Path, manifest: dict[str, Any]) -> None:
+    def __init__(
+        self, path: pathlib.Path, manifest: dict[str, Any], data_dir: str | None = None
+    ) -> None:
         self.path = path
         self.manifest = manifest
+        self._data_dir = data_dir
         self._tasks: list[dict[str, Any]] = manifest["tasks"]
         self.task_names: list[str] = [task["task"] for task in self._tasks]
         self.shares: dict[str, float] = {task["task"]: task["share"] for task in self._tasks}
@@ -57,8 +62,8 @@ class PreparedDataset:
         self._checksums = self._map("checksums.bin", (count,))
         self._dtype = np.dtype(manifest["dtype"])
         self._root = path.parent.parent / "tasks"
-        self._token_files = [self._root / task["folder"] / "tokens.bin" for task in self._tasks]
-        self._files = shards.OpenFiles()
+        self._token_files = [self._root / task["folder"] / shards.TOKENS for task in self._tasks]
+        self._files = open_files.OpenFiles()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -68,21 +73,33 @@ class PreparedDataset:
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary of the ids.
+        """The vocabulary of the ids: found by name, or else where it was.
 
         Raises:
           UserError: its file is gone, or is another one than was used.
         """
         facts = self.manifest["vocabulary"]
-        found = Vocabulary(facts["path"], facts["extra_ids"], facts["name"])
-        if found.sha256 != facts["sha256"]:
-            raise UserError(
-                "the vocabulary file has changed since the dataset was prepared",
-                where=f"{facts['path']}; {self.path / MANIFEST}",
-                expected=f"sha256 {facts['sha256']}",
-                fix=f"put the old file back, or {shards.AGAIN}",
-            )
-        return found
+        problems: list[UserError] = []
+        looked_at: list[str] = []
+        by_name = functools.partial(vocabulary_path, facts["name"], self._data_dir)
+        for locate in (by_name, lambda: pathlib.Path(facts["path"])):
+            try:
+                found = Vocabulary(locate(), facts["extra_ids"], facts["name"])
+            except UserError as error:
+                problems.append(error)
+                continue
+            if found.sha256 == facts["sha256"]:
+                return found
+            looked_at.append(str(found.path))
+        if not looked_at:
+            raise problems[0]
+        raise UserError(
+            "the vocabulary file has changed since the dataset was prepared",
+            where=f"{', '.join(dict.fromkeys(looked_at))}; {self.path / MANIFEST}",
+            expected=f"sha256 {facts['sha256']}",
+            fix="put the old file back, or run `flan-train prepare` with the same gin files: it "
+            "renders with the new one",
+        )
 
     def task_of(self, indices: np.ndarray | int) -> np.ndarray:
         """Returns the position in `task_names` of each example, int64."""
@@ -126,20 +143,26 @@ class PreparedDataset:
 
         Keys: task, family, form, held_out, extraction, template_id, example_id, options (tuple),
         answer, shots.
+
+        Raises:
+          UserError: the stored line is not the one that was written.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         number = int(self.task_of(index))
         task = self._tasks[number]
         folder = self._root / task["folder"]
+        lines = folder / shards.RECORDS
         position = index - int(self.task_offsets[number])
-        bounds = self._files.read(folder / "record_offsets.bin", 8 * position, 16)
+        bounds = self._files.read(folder / shards.RECORD_OFFSETS, 8 * position, 16)
+        checksum = self._files.read(folder / shards.RECORD_CHECKSUMS, 4 * position, 4)
         start, end = np.frombuffer(bounds, "<i8").tolist()
-        try:
-            line = self._files.read(folder / "records.jsonl", start, end - start)
-            record = dict(zip(shards.RECORD_FIELDS, json.loads(line), strict=True))
-        except (ValueError, TypeError):
-            raise shards.damaged("a record cannot be read", folder / "records.jsonl") from None
+        if not 0 <= start < end <= task["files"][shards.RECORDS]["bytes"]:
+            raise shards.damaged(f"example {index} has no record", folder / shards.RECORD_OFFSETS)
+        line = self._files.read(lines, start, end - start)
+        if zlib.crc32(line) != int.from_bytes(checksum, "little"):
+            raise shards.damaged(f"the record of example {index} changed", lines)
+        record = dict(zip(shards.RECORD_FIELDS, json.loads(line), strict=True))
         record["options"] = tuple(record["options"])
         constant = ("task", "family", "form", "held_out", "extraction")
         return {**{key: task[key] for key in constant}, **record}
@@ -150,15 +173,18 @@ class PreparedDataset:
         return np.memmap(self.path / name, dtype=_INDEX[name], mode="r", shape=shape)
 
 
-def open_prepared(path: str | os.PathLike[str], verify: bool = False) -> PreparedDataset:
+def open_prepared(
+    path: str | os.PathLike[str], verify: bool = False, data_dir: str | None = None
+) -> PreparedDataset:
     """Returns a prepared dataset, after checking that it is whole.
 
-    The mixture's own files are checked by content, those of the tasks by size; every example is
-    checked against its checksum when it is read.
+    The mixture's own files are checked by content, those of the tasks by size; every example and
+    every record is checked against its checksum when it is read.
 
     Args:
       path: the mixture's folder.
       verify: check the tasks' files by content too.
+      data_dir: where the vocabulary may be, else FLAN_DATA_DIR.
 
     Raises:
       UserError: no dataset there, or it is damaged: names the file and what repairs it.
@@ -176,7 +202,7 @@ def open_prepared(path: str | os.PathLike[str], verify: bool = False) -> Prepare
     for task in manifest["tasks"]:
         folder = path.parent.parent / "tasks" / task["folder"]
         shards.check_files(folder, task["files"], checksums=verify)
-    return PreparedDataset(path, manifest)
+    return PreparedDataset(path, manifest, data_dir)
 
 
 def write_mixture(
@@ -186,12 +212,14 @@ def write_mixture(
 ) -> pathlib.Path:
     """Writes the folder of a mixture over finished tasks, and returns its path.
 
+    A member without examples is listed like any other, so that its drops can be read.
+
     Args:
       root: the prepared_dir.
       header: "name", "split" and whatever else the manifest tells.
       tasks: (folder under tasks/, its task.json, share) of each member.
     """
-    tasks = [(folder, summary, share) for folder, summary, share in tasks if summary["examples"]]
+    tasks = list(tasks)
     facts = ("task", "family", "form", "held_out", "extraction", "examples", "tokens")
     origin = ("source_fingerprint", "template_hash")
     counts = ("bad_rows", "drops", "inputs_cut", "fewer_shots", "shots")
@@ -212,8 +240,11 @@ def write_mixture(
         "examples": sum(member["examples"] for member in members),
         "tasks": members,
     }
-    fingerprint = f"{key_of(json.dumps(manifest, sort_keys=True)):016x}"
+    fingerprint = f"{key_of(json.dumps(_deciding(manifest), sort_keys=True)):016x}"
     final = root / "mixtures" / folder_name(f"{header['name']}-{header['split']}", fingerprint)
+    if shards.is_whole(final, MANIFEST):
+        _bring_up_to_date(final / MANIFEST, manifest)
+        return final
     with shards.NewFolder(final) as folder:
         for name in _INDEX:
             folder.append(name, b"")
@@ -226,6 +257,29 @@ def write_mixture(
             folder.append("checksums.bin", (source / "checksums.bin").read_bytes())
         folder.finish(MANIFEST, manifest)
     return final
+
+
+def _deciding(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a manifest without what differs from place to place: paths, and texts with them."""
+    vocabulary = {key: manifest["vocabulary"][key] for key in ("extra_ids", "size", "sha256")}
+    return {**manifest, "vocabulary": vocabulary, "missing": sorted(manifest["missing"])}
+
+
+def _bring_up_to_date(path: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    """Puts this place's paths into a manifest that is there already, if they are others."""
+    before = shards.read_summary(path)
+    after = shards.sealed({**manifest, "files": before["files"]})
+    if after["seal"] == before["seal"]:
+        return
+    temporary = path.with_name(f"{MANIFEST}.{uuid.uuid4().hex[:16]}")
+    try:
+        temporary.write_bytes(shards.encoded(after))
+        temporary.replace(path)
+    except OSError:  # somebody else's store, or a full disk: what is there serves as well
+        return
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def folder_name(name: str, fingerprint: str) -> str:

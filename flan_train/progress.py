@@ -19,11 +19,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 LOG = "log.jsonl"
 METRICS = "metrics"
@@ -81,11 +81,21 @@ class Window:
         }
 
 
-def first_not_finite(metrics: Sequence[tuple[int, Mapping[str, Any]]]) -> int | None:
-    """Returns the first step whose loss or gradient is not finite, of (step, metrics) pairs."""
+def first_not_finite(metrics: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[int, str] | None:
+    """Returns the first step with something that is not finite, and what that is, or None.
+
+    Args:
+      metrics: (step, the update's metrics) pairs, ascending. Parameters that an update has blown
+        up show in their norm, before the next update's loss does.
+    """
     for step, one in metrics:
-        if not (math.isfinite(one["loss"]) and math.isfinite(one["grad_norm"])):
-            return step
+        for name, what in (
+            ("loss", "the loss"),
+            ("grad_norm", "the gradient"),
+            ("param_norm", "the norm of the updated parameters"),
+        ):
+            if not math.isfinite(one[name]):
+                return step, what
     return None
 
 
@@ -133,19 +143,26 @@ class RunLog:
         self._writes = writes
         self._last_step = last_step
         self._last_line = -math.inf
+        self._facts = "starting"
+
+        def whole() -> Column:
+            # On a narrow terminal the bar gives way, not the numbers.
+            return Column(no_wrap=True)
+
         self._bar = Progress(
-            TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}", table_column=whole()),
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis"),
+            ),
+            TextColumn("ETA", table_column=whole()),
+            TimeRemainingColumn(elapsed_when_finished=True, table_column=whole()),
             console=console,
             disable=not (console.is_terminal and writes),
         )
-        self._task = self._bar.add_task(
-            "training", total=last_step, completed=first_step, facts="compiling"
-        )
+        self._task = self._bar.add_task(self._facts, total=last_step, completed=first_step)
         if writes:
             # Imported late: it pulls in PyTorch wherever that is installed.
             import tensorboardX
@@ -178,9 +195,9 @@ class RunLog:
         if self._writes:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def show_phase(self, text: str) -> None:
-        """Says on the bar what is going on besides training, such as an evaluation."""
-        self._bar.update(self._task, description=text)
+    def show_phase(self, text: str | None) -> None:
+        """Says on the bar what is going on in place of training (an evaluation); None ends it."""
+        self._bar.update(self._task, description=self._facts if text is None else text)
 
     def show_step(self, step: int) -> None:
         """Moves the bar."""
@@ -188,12 +205,15 @@ class RunLog:
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Appends a line to the log, and shows it."""
-        facts = (
-            f"loss {entry['loss']:.4f}  "
-            f"{entry['useful_tokens_per_second']:,.0f} useful tokens/s  "
-            f"fill {entry['fill_encoder']:.0%} + {entry['fill_decoder']:.0%}"
+        speed, fill = (
+            entry["useful_tokens_per_second"],
+            (entry["fill_encoder"], entry["fill_decoder"]),
         )
-        self._bar.update(self._task, completed=entry["step"], facts=facts, description="training")
+        self._facts = (
+            f"loss {entry['loss']:.4f}  {_short(speed)} tok/s  "
+            f"fill {100 * fill[0]:.0f}/{fill[1]:.0%}"
+        )
+        self._bar.update(self._task, completed=entry["step"], description=self._facts)
         if not self._writes:
             return
         self._file.write(json.dumps(entry) + "\n")
@@ -207,7 +227,11 @@ class RunLog:
             self._last_line = now
             done = entry["step"] - self._first_step
             left = (now - self._begun) / max(done, 1) * (self._last_step - entry["step"])
-            self.say(f"step {entry['step']:,}/{self._last_step:,}  {facts}  ETA {_clock(left)}")
+            self.say(
+                f"step {entry['step']:,}/{self._last_step:,}  loss {entry['loss']:.4f}  "
+                f"{speed:,.0f} useful tokens/s  fill {fill[0]:.0%} + {fill[1]:.0%}  "
+                f"ETA {_clock(left)}"
+            )
 
     def write_scores(self, suite: str, step: int, means: Mapping[str, float]) -> None:
         """Adds a suite's mean scores to TensorBoard."""
@@ -221,3 +245,10 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def _short(count: float) -> str:
+    """Returns a count in at most six characters: 950, 11.6k, 1.2M."""
+    if count < 999.5:
+        return f"{count:.0f}"
+    return f"{count / 1e3:.1f}k" if count < 999_950 else f"{count / 1e6:.1f}M"

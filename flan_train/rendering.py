@@ -8,8 +8,8 @@ import hashlib
 import heapq
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from flan_train import shards, tasks
 from flan_train.errors import UserError
@@ -22,6 +22,7 @@ TOO_LONG = "targets too long"
 EMPTY = "empty target"
 
 Report = Callable[[int], None]
+Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,11 @@ class TaskJob:
         }
 
 
+def empty_target(where: str) -> BadRow:
+    """Returns the bad row of an example that has nothing to predict."""
+    return BadRow(where, EMPTY, found="no text", expected="targets with text in them")
+
+
 class Tally:
     """Counts of what was kept, shortened and left out, for task.json."""
 
@@ -135,9 +141,9 @@ def check_bad_rows(task: str, bad_rows: Sequence[dict[str, str]], limit: int) ->
     row = bad_rows[limit]
     so_far = f" (after {limit} others that were left out)" if limit else ""
     raise UserError(
-        f"a row of {task} cannot be used: {row['reason']}{so_far}",
+        f"a row of {task} cannot be used: {row['reason']} ({row['found']}){so_far}",
         where=row["where"],
-        expected=row["detail"],
+        expected=row["expected"],
         fix=f"mend or delete the row; or leave out bad rows: --gin.MAX_BAD_ROWS={limit * 2 or 10}",
     )
 
@@ -161,7 +167,7 @@ def render_task(job: TaskJob, report: Report = lambda rows: None) -> dict[str, A
         writer = shards.TaskWriter(folder, shards.token_dtype(vocabulary.size))
         rows = _good_rows(task, job, tally)
         if job.examples is not None:
-            rows = _sample(rows, job.task, job.examples)
+            rows = sample(rows, job.task, job.examples, lambda row: row["example_id"])
         while chunk := list(itertools.islice(rows, _CHUNK)):
             writer.append(*_tokenised(task, chunk, job, vocabulary, tally))
             report(len(chunk))
@@ -184,15 +190,17 @@ def _good_rows(task: TaskDefinition, job: TaskJob, tally: Tally) -> Iterator[Row
             yield row
 
 
-def _sample(rows: Iterator[Row], task: str, count: int) -> Iterator[Row]:
-    """Yields the rows with the smallest hashes, in the order of the source."""
+def sample(
+    items: Iterable[Item], task: str, count: int, identity: Callable[[Item], str]
+) -> Iterator[Item]:
+    """Returns the `count` items whose identities have the smallest hashes, in their own order."""
 
-    def key(item: tuple[int, Row]) -> tuple[bytes, int]:
-        text = f"{task}\x1f{item[1]['example_id']}"
+    def key(item: tuple[int, Item]) -> tuple[bytes, int]:
+        text = f"{task}\x1f{identity(item[1])}"
         return hashlib.blake2b(text.encode(), digest_size=8).digest(), item[0]
 
-    chosen = heapq.nsmallest(count, enumerate(rows), key=key)
-    return (row for _, row in sorted(chosen, key=lambda item: item[0]))
+    chosen = heapq.nsmallest(count, enumerate(items), key=key)
+    return (item for _, item in sorted(chosen, key=lambda item: item[0]))
 
 
 def _tokenised(
@@ -213,7 +221,7 @@ def _tokenised(
         assert rendered is not None
         if not rendered.targets.strip():
             where = f"{rendered.task}, example {rendered.example_id}"
-            tally.bad(BadRow(where, EMPTY, "targets with text in them"))
+            tally.bad(empty_target(where))
             chosen[index] = None
         elif len(targets[index]) + 1 > limit_targets:
             tally.drops[TOO_LONG] += 1

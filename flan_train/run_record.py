@@ -15,10 +15,10 @@ import gin
 import numpy as np
 
 from flan_train import packing
-from flan_train.models.t5 import T5Config
-from flan_train.prepare import DataConfig
+from flan_train.evaluate import EvalConfig
 from flan_train.prepared import PreparedDataset
 from flan_train.scores import write_whole
+from flan_train.select import SelectConfig
 
 CONFIG = "config.gin"
 MIXTURE = "mixture.json"
@@ -43,22 +43,33 @@ def digest(*parts: Any) -> str:
 
 
 def data_hash(prepared: PreparedDataset) -> str:
-    """Returns a hash of what decides the batches: examples, shares, vocabulary; no versions."""
+    """Returns a hash of what decides the batches: examples, shares, lengths and vocabulary.
+
+    Versions and tasks without examples decide nothing.
+    """
     tasks = [
         [task[name] for name in ("task", "share", "examples", "files")]
         for task in prepared.manifest["tasks"]
+        if task["examples"]
     ]
-    return digest(tasks, prepared.manifest["vocabulary"]["sha256"])
+    manifest = prepared.manifest
+    return digest(tasks, manifest["feature_lengths"], manifest["vocabulary"]["sha256"])
 
 
 def checkpoint_meta(
     settings: Mapping[str, Any],
     prepared: PreparedDataset,
-    model: T5Config,
-    data: DataConfig,
-    seed: int,
+    evaluation: EvalConfig,
+    selection: SelectConfig,
 ) -> dict[str, Any]:
-    """Returns the `meta` of this run's checkpoints: enough to evaluate one without its gin file."""
+    """Returns the `meta` of this run's checkpoints: enough to evaluate one without its gin file.
+
+    Args:
+      settings: what the run's numbers depend on, by name; each is kept as plain values.
+      prepared: the training data.
+      evaluation: kept as `meta["evaluation"]`.
+      selection: kept as `meta["selection"]`.
+    """
     try:
         version = importlib.metadata.version("flan-train")
     except importlib.metadata.PackageNotFoundError:
@@ -67,9 +78,9 @@ def checkpoint_meta(
         "config_hash": config_hash(settings),
         "manifest_hash": data_hash(prepared),
         "code_version": version,
-        "model": _plain(model),
-        "data": _plain(data),
-        "seed": seed,
+        **_plain(settings),
+        "evaluation": _plain(evaluation),
+        "selection": _plain(selection),
     }
 
 
@@ -83,14 +94,8 @@ def write_config(model_dir: pathlib.Path, settings: Mapping[str, Any]) -> None:
     )
 
 
-def write_mixture(
-    model_dir: pathlib.Path,
-    prepared: PreparedDataset,
-    plan: packing.PackPlan,
-    capacity: tuple[int, int],
-) -> None:
-    """Writes mixture.json, what `mixture_summary` returns."""
-    summary = mixture_summary(prepared, plan, capacity)
+def write_mixture(model_dir: pathlib.Path, summary: Mapping[str, Any]) -> None:
+    """Writes mixture.json: what `mixture_summary` returned."""
     write_whole(model_dir / MIXTURE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -106,8 +111,11 @@ def mixture_summary(
 
     Returns:
       {"mixture", "split", "tasks": [{"task", "family", "form", "rows", "share", "input_tokens",
-      "target_tokens", "drops": {reason: rows}}], "missing": {task: why}, "packing": {"sequences",
-      "examples", "lengths", "lower_bound", "fill_encoder", "fill_decoder"}}
+      "target_tokens", "drops": {reason: rows}, "inputs_cut", "fewer_shots"}],
+      "missing": {task: why}, "empty": {task: why}, "epoch_note": what repeats in an epoch or None,
+      "packing": {"sequences", "examples", "lengths", "lower_bound", "fill_encoder",
+      "fill_decoder"}}; `inputs_cut` counts the examples whose inputs were cut to
+      the limit, `fewer_shots` those that got fewer exemplars to fit
     """
     tasks = []
     for position, task in enumerate(prepared.manifest["tasks"]):
@@ -125,14 +133,19 @@ def mixture_summary(
                 "input_tokens": int(tokens[0]),
                 "target_tokens": int(tokens[1]),
                 "drops": dict(drops),
+                "inputs_cut": task["inputs_cut"],
+                "fewer_shots": task["fewer_shots"],
             }
         )
+    rows = {task["task"]: task["examples"] for task in prepared.manifest["tasks"]}
     encoder, decoder = packing.fill(plan, prepared.lengths, capacity)
     return {
         "mixture": prepared.manifest["name"],
         "split": prepared.manifest["split"],
         "tasks": tasks,
         "missing": dict(prepared.manifest["missing"]),
+        "empty": dict(prepared.manifest["empty"]),
+        "epoch_note": packing.epoch_note(rows, prepared.shares),
         "packing": {
             "sequences": len(plan),
             "examples": len(plan.examples),
@@ -142,6 +155,60 @@ def mixture_summary(
             "fill_decoder": decoder,
         },
     }
+
+
+def describe_data(summary: Mapping[str, Any]) -> list[str]:
+    """Returns lines for the terminal: what is trained on, and everything that is left out of it.
+
+    Args:
+      summary: what `mixture_summary` returned.
+    """
+    tasks, packed = summary["tasks"], summary["packing"]
+    rows = sum(task["rows"] for task in tasks)
+    filled = sum(task["rows"] > 0 for task in tasks)
+    lines = [
+        f"training data: {rows:,} examples of {_count(filled, 'task')}; an epoch is "
+        f"{packed['examples']:,} examples in {_count(packed['sequences'], 'packed sequence')}, "
+        f"filled {packed['fill_encoder']:.0%} + {packed['fill_decoder']:.0%}"
+    ]
+    if summary["epoch_note"]:
+        lines.append(summary["epoch_note"])
+    lines += describe_absent(summary)
+    drops: collections.Counter[str] = collections.Counter()
+    for task in tasks:
+        drops.update(task["drops"])
+    dropped = [f"{count:,} {reason}" for reason, count in drops.most_common()]
+    shortened = [
+        f"{count:,} {text}"
+        for name, text in (
+            ("inputs_cut", "with their inputs cut to the limit"),
+            ("fewer_shots", "with fewer exemplars, so that they fit"),
+        )
+        if (count := sum(task[name] for task in tasks))
+    ]
+    for title, listed in (("rows dropped", dropped), ("rows kept, but shortened", shortened)):
+        if listed:
+            lines.append(f"{title}: {'; '.join(listed)} ({MIXTURE} has each task)")
+    return lines
+
+
+def describe_absent(data: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each reason why tasks are left out, such as a file that is missing.
+
+    Args:
+      data: a manifest or a `mixture_summary`: what counts is {task: why} of "missing", "empty".
+    """
+    lines = []
+    for key, title in (("missing", "left out"), ("empty", "without a single example")):
+        by_reason: dict[str, list[str]] = {}
+        for task, why in data.get(key, {}).items():
+            by_reason.setdefault(why, []).append(task)
+        lines += [f"{title}: {', '.join(names)}: {why}" for why, names in by_reason.items()]
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def describe_examples(examples: Sequence[Mapping[str, Any]]) -> str:

@@ -57,10 +57,18 @@ class ShardingConfig:
       num_partitions: in the tensor presets, devices that share each layer's width (the `tensor`
         mesh axis), the others going to `data` or `fsdp`; in fsdp, devices that share one copy of
         the parameters, 1 standing for all.
+
+    Raises:
+      UserError: a field is of another type, or num_partitions below 1.
     """
 
     preset: str = "data_parallel"
     num_partitions: int = 1
+
+    def __post_init__(self) -> None:
+        # Whether the preset exists and suits the devices is found where a mesh is made of it.
+        errors.check_text("SHARDING_PRESET", self.preset)
+        errors.check_number("NUM_PARTITIONS", self.num_partitions, whole=True, minimum=1)
 
 
 def mesh_shape(config: ShardingConfig, count: int) -> tuple[int, int, int]:

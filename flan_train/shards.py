@@ -8,44 +8,59 @@ A folder holds, little-endian and without headers:
     checksums.bin       uint32 [n]: CRC-32 of each example's bytes in tokens.bin
     records.jsonl       how each example came about, one JSON array a line (RECORD_FIELDS)
     record_offsets.bin  int64 [n + 1]: where each line begins
+    record_checksums.bin  uint32 [n]: CRC-32 of each line
     task.json           counts, drops, fingerprints; size and sha256 of each file above
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import errno
+import fcntl
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import shutil
 import socket
-import threading
+import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from flan_train.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RECORD_FIELDS = ("template_id", "example_id", "options", "answer", "shots")
-FILES = ("tokens.bin", "lengths.bin", "checksums.bin", "records.jsonl", "record_offsets.bin")
-# Open files are few against the usual limit of 1,024: a mixture may have more tasks than that.
-_OPEN_FILES = 256
+TOKENS, RECORDS = "tokens.bin", "records.jsonl"
+RECORD_OFFSETS, RECORD_CHECKSUMS = "record_offsets.bin", "record_checksums.bin"
+FILES = (TOKENS, "lengths.bin", "checksums.bin", RECORDS, RECORD_OFFSETS, RECORD_CHECKSUMS)
+# Every example's tokens are checked when they are read: only `flan-train prepare` reads them twice.
+CHECKED_WHEN_READ = (TOKENS,)
 _TEMPORARY = ".tmp-"
+_LOCK = ".lock"
+_ABANDONED_AFTER = 24 * 3600.0  # seconds; only where a lock says nothing
 _CHUNK = 1 << 20
 
-AGAIN = "run `flan-train prepare` (or `train`) with the same gin files: it makes again what is gone"
+AGAIN = (
+    "run `flan-train prepare` with the same gin files: it checks every file and makes again what "
+    "is gone or damaged"
+)
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype[Any]:
     """Returns the smallest stored type that holds every id."""
     return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<i4")
+
+
+_DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM),
+    *(errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
+)
 
 
 def damaged(what: str, path: pathlib.Path, expected: str = "") -> UserError:
@@ -54,7 +69,7 @@ def damaged(what: str, path: pathlib.Path, expected: str = "") -> UserError:
         f"a prepared dataset is damaged: {what}",
         where=str(path),
         expected=expected or "the file as it was written",
-        fix=f"delete the folder {path.parent}, then {AGAIN}",
+        fix=f"{AGAIN} (here the folder {path.parent})",
     )
 
 
@@ -85,24 +100,37 @@ class _HashedFile:
 class NewFolder:
     """A folder under a temporary name beside its final one; nothing is seen until it is whole.
 
-    Used as a context: `finish` renames, any way out without it deletes.
+    Used as a context: `finish` renames, any way out without it deletes. A lock on a file in it
+    tells others that its writer lives; the kernel lets go of it however the writer ends.
     """
 
     def __init__(self, final: pathlib.Path) -> None:
         self.final = final
         self.files: dict[str, dict[str, Any]] = {}
         self._open: dict[str, _HashedFile] = {}
-        owner = f"{socket.gethostname()}-{os.getpid()}"
-        self.path = final.parent / f"{_TEMPORARY}{owner}-{uuid.uuid4().hex[:8]}"
+        self.path = final.parent / f"{_TEMPORARY}{_kernel()}-{uuid.uuid4().hex[:16]}"
+        self._lock: int | None = None
 
     def __enter__(self) -> NewFolder:
         self.path.mkdir(parents=True)
+        # Locked first and named then: nobody finds the file without its lock.
+        unnamed = self.path / f"{_LOCK}-new"
+        try:
+            self._lock = os.open(unnamed, os.O_RDWR | os.O_CREAT)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            unnamed.rename(self.path / _LOCK)
+        except OSError:  # a file system without locks: age alone tells
+            with contextlib.suppress(OSError):
+                unnamed.unlink()
         return self
 
     def __exit__(self, *_: object) -> None:
         for file in self._open.values():
             file.discard()
         shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def append(self, name: str, data: bytes) -> None:
         """Appends bytes to a file of the folder."""
@@ -120,15 +148,16 @@ class NewFolder:
             self.files[name] = file.close()
             del self._open[name]
         summary = sealed({**summary, "files": self.files})
-        self.append(summary_name, json.dumps(summary, indent=1, ensure_ascii=False).encode())
+        self.append(summary_name, encoded(summary))
         self._open.pop(summary_name).close()
+        (self.path / _LOCK).unlink(missing_ok=True)
         _sync_folder(self.path)
         try:
             self.path.rename(self.final)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            if not is_whole(self.final, summary_name):
+            if not is_whole(self.final, summary_name, verify=True):
                 self.final.rename(self.path.with_name(self.path.name + "-old"))
                 self.path.rename(self.final)
                 shutil.rmtree(self.path.with_name(self.path.name + "-old"), ignore_errors=True)
@@ -146,11 +175,11 @@ def _sync_folder(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def explained_disk_errors(path: pathlib.Path) -> Iterator[None]:
-    """Turns a full or unwritable disk under `path` into a UserError."""
+    """Turns a full disk, or a place where no folder can be made, into a UserError."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno not in _DISK_ERRORS:
             raise
         raise UserError(
             f"cannot write the prepared dataset: {error.strerror}",
@@ -162,22 +191,37 @@ def explained_disk_errors(path: pathlib.Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:
-    """Deletes temporary folders that killed processes of this machine have left."""
-    prefix = f"{_TEMPORARY}{socket.gethostname()}-"
-    for path in folder.glob(f"{prefix}*"):
-        owner = path.name.removeprefix(prefix).split("-")[0]
-        if owner.isdigit() and not _is_running(int(owner)):
-            shutil.rmtree(path, ignore_errors=True)
+    """Deletes temporary folders whose writers are no more.
+
+    A lock is believed where it was taken under the kernel that runs here. Of a folder written by
+    another machine, or where there is no lock, nothing has changed for a day when it goes.
+    """
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):  # another process may be deleting it as well
+            if _is_abandoned(path):
+                shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_running(process: int) -> bool:
+def _is_abandoned(path: pathlib.Path) -> bool:
+    if path.name.startswith(f"{_TEMPORARY}{_kernel()}-"):
+        with contextlib.suppress(FileNotFoundError), (path / _LOCK).open("rb+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+    changed = max(entry.stat().st_mtime for entry in (path, *path.iterdir()))
+    return time.time() - changed > _ABANDONED_AFTER
+
+
+@functools.cache
+def _kernel() -> str:
+    """Names the running kernel: containers with one host name may have several, or share one."""
     try:
-        os.kill(process, 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        name = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        name = socket.gethostname()
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +231,11 @@ def sealed(content: dict[str, Any]) -> dict[str, Any]:
     content = json.loads(json.dumps(content))
     text = json.dumps(content, sort_keys=True)
     return {**content, "seal": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def encoded(summary: dict[str, Any]) -> bytes:
+    """Returns the bytes of a task.json or manifest.json."""
+    return json.dumps(summary, indent=1, ensure_ascii=False).encode()
 
 
 def read_summary(path: pathlib.Path) -> dict[str, Any]:
@@ -215,9 +264,19 @@ def read_summary(path: pathlib.Path) -> dict[str, Any]:
 
 
 def check_files(
-    folder: pathlib.Path, files: dict[str, dict[str, Any]], *, checksums: bool = False
+    folder: pathlib.Path,
+    files: dict[str, dict[str, Any]],
+    *,
+    checksums: bool = False,
+    sizes_only: Collection[str] = (),
 ) -> None:
     """Returns when each file of a folder has its size, and its sha256 where asked.
+
+    Args:
+      folder: where the files are.
+      files: {name: {"bytes", "sha256"}}.
+      checksums: compare contents too.
+      sizes_only: names of those to compare by size all the same.
 
     Raises:
       UserError: names the first file that is missing, torn or altered.
@@ -230,17 +289,28 @@ def check_files(
             raise damaged("a file is missing", path) from None
         if size != facts["bytes"]:
             raise damaged(f"a file has {size:,} bytes", path, expected=f"{facts['bytes']:,} bytes")
-        if checksums:
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if checksums and name not in sizes_only:
+            try:
+                with path.open("rb") as stream:
+                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            except OSError as error:
+                raise damaged(f"a file cannot be read: {error.strerror}", path) from None
             if digest != facts["sha256"]:
                 raise damaged("a file's checksum differs", path, f"sha256 {facts['sha256']}")
 
 
-def is_whole(folder: pathlib.Path, summary_name: str) -> bool:
-    """Returns whether a folder is there with all its files, each of its size."""
+def is_whole(folder: pathlib.Path, summary_name: str, *, verify: bool = False) -> bool:
+    """Returns whether a folder is there with all its files as they were written.
+
+    Args:
+      folder: of a task or a mixture.
+      summary_name: its task.json or manifest.json.
+      verify: compare the contents of CHECKED_WHEN_READ too, not their sizes alone.
+    """
+    left_out = () if verify else CHECKED_WHEN_READ
     try:
-        check_files(folder, read_summary(folder / summary_name)["files"])
+        files = read_summary(folder / summary_name)["files"]
+        check_files(folder, files, checksums=True, sizes_only=left_out)
     except UserError:
         return False
     return True
@@ -257,7 +327,7 @@ class TaskWriter:
         self._record_end = 0
         for name in FILES:
             folder.append(name, b"")
-        folder.append("record_offsets.bin", np.zeros(1, "<i8").tobytes())
+        folder.append(RECORD_OFFSETS, np.zeros(1, "<i8").tobytes())
 
     def append(
         self,
@@ -281,61 +351,15 @@ class TaskWriter:
         ]
         ends = self._record_end + np.cumsum([len(line) for line in lines])
         self._record_end = int(ends[-1])
-        self._folder.append("tokens.bin", b"".join(blocks))
+        self._folder.append(TOKENS, b"".join(blocks))
         self._folder.append("lengths.bin", lengths.tobytes())
-        checksums = np.array([zlib.crc32(block) for block in blocks], dtype="<u4")
-        self._folder.append("checksums.bin", checksums.tobytes())
-        self._folder.append("records.jsonl", b"".join(lines))
-        self._folder.append("record_offsets.bin", ends.astype("<i8").tobytes())
+        self._folder.append("checksums.bin", _checksums(blocks))
+        self._folder.append(RECORDS, b"".join(lines))
+        self._folder.append(RECORD_OFFSETS, ends.astype("<i8").tobytes())
+        self._folder.append(RECORD_CHECKSUMS, _checksums(lines))
         self.examples += len(blocks)
         self.tokens += lengths.sum(axis=0)
 
 
-class _Descriptor:
-    """An open file; closed when the last reader lets go of it."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        self.number = os.open(path, os.O_RDONLY)
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        # Bound above: at the end of the process the module may be gone before this object is.
-        if hasattr(self, "number"):
-            close(self.number)
-
-
-class OpenFiles:
-    """Reads ranges of many files, with few of them open at once; safe to share among threads.
-
-    A read releases the interpreter lock while it waits for the disk, which a page fault in a
-    memory map does not.
-    """
-
-    def __init__(self, limit: int = _OPEN_FILES) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._files: collections.OrderedDict[pathlib.Path, _Descriptor] = collections.OrderedDict()
-
-    def read(self, path: pathlib.Path, start: int, size: int) -> bytes:
-        """Returns bytes of a file.
-
-        Raises:
-          UserError: the file is gone or ends before.
-        """
-        with self._lock:
-            descriptor = self._files.get(path)
-            if descriptor is None:
-                try:
-                    descriptor = self._files[path] = _Descriptor(path)
-                except OSError as error:
-                    raise damaged(f"cannot open a file: {error.strerror}", path) from None
-                if len(self._files) > self._limit:
-                    self._files.popitem(last=False)
-            else:
-                self._files.move_to_end(path)
-        data = os.pread(descriptor.number, size, start)
-        while len(data) < size:  # a signal or a network file system may cut a read short
-            more = os.pread(descriptor.number, size - len(data), start + len(data))
-            if not more:
-                raise damaged("a file ends too early", path)
-            data += more
-        return data
+def _checksums(blocks: Sequence[bytes]) -> bytes:
+    return np.array([zlib.crc32(block) for block in blocks], dtype="<u4").tobytes()

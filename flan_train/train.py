@@ -5,10 +5,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import json
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gin
@@ -19,7 +17,6 @@ from rich.console import Console
 from flan_train import (
     checkpoints,
     errors,
-    evaluate,
     launch,
     progress,
     run_record,
@@ -35,9 +32,9 @@ from flan_train.losses import LossConfig
 from flan_train.models import t5
 from flan_train.optimizers import OptimizerConfig
 from flan_train.prepare import DataConfig
-from flan_train.prepared import PreparedDataset
 from flan_train.select import SelectConfig
-from flan_train.sharding import Partitioner, ShardingConfig
+from flan_train.sharding import ShardingConfig
+from flan_train.train_run import Pending, Run, Stopwatch
 
 __all__ = ["TrainResult", "dry_run", "train"]
 
@@ -105,14 +102,20 @@ def train(
     Raises:
       UserError: a setting, a file or a checkpoint that cannot be used; a loss that is not finite.
     """
-    folder, seconds = pathlib.Path(model_dir), _Stopwatch()
-    first_host = jax.process_index() == 0
-
     # ---- 1. What can be wrong --------------------------------------------------------------------
-    launch.check_settings(
-        model, data, train_steps, log_period, checkpoint.period, evaluation, selection
+    launch.check_scalars(
+        model_dir,
+        train_steps,
+        batch_size,
+        num_microbatches,
+        seed,
+        initial_checkpoint_path,
+        log_period,
     )
-    launch.check_folder(folder)
+    folder, seconds = pathlib.Path(model_dir), Stopwatch()
+    first_host, console = jax.process_index() == 0, Console()
+    launch.check_settings(model, data, evaluation, selection)
+    errors.check_writable("MODEL_DIR", folder)
     partitioner = launch.make_partitioner(sharding, batch_size, num_microbatches)
     abstract = train_step.abstract_state(model, optimizer, partitioner)
     saved = Checkpoints(folder, checkpoint)
@@ -141,7 +144,7 @@ def train(
         )
         plan = reader.stream.plan(0)
 
-    # ---- 3. State: restored, loaded or drawn -----------------------------------------------------
+    # ---- 3. State: restored, loaded or drawn; and the compiled update ----------------------------
     settings = {
         "model": model,
         "data": data,
@@ -152,8 +155,9 @@ def train(
         "seed": seed,
         "initial_checkpoint_path": initial_checkpoint_path,
     }
-    meta = run_record.checkpoint_meta(settings, training_data, model, data, seed)
+    meta = run_record.checkpoint_meta(settings, training_data, evaluation, selection)
     changed = [] if resumed is None else launch.check_same_run(saved, resumed, meta, seed)
+    start = resumed or 0
     with seconds.of("restore" if resumed else "initialise"):
         if resumed is not None:
             restored = saved.restore(resumed, abstract.params, abstract.opt_state)
@@ -167,20 +171,43 @@ def train(
                 given, _ = checkpoints.load_params(initial_checkpoint_path, abstract.params)
             state = train_step.init_state(model, optimizer, partitioner, seed, given)
             del given
-    start = resumed or 0
+
+    if start < train_steps:
+        if first_host:
+            console.print("compiling the training step", highlight=False)
+        with seconds.of("compile"):
+            step = train_step.make_train_step(
+                model,
+                optimizer,
+                loss,
+                partitioner,
+                num_microbatches=num_microbatches,
+                seed=seed,
+            )
+            shapes = train_step.abstract_batch(batch_size, data.feature_lengths, partitioner)
+            update = step.lower(abstract, shapes).compile()
 
     # ---- 4. The run directory: nothing was written before ----------------------------------------
-    if first_host:
-        folder.mkdir(parents=True, exist_ok=True)
-        run_record.write_config(folder, settings | {"train_steps": train_steps})
-        run_record.write_mixture(folder, training_data, plan, data.lengths)
-    log = progress.RunLog(
-        folder, first_step=start, last_step=train_steps, console=Console(), writes=first_host
-    )
-    run = _Run(folder, model, evaluation, selection, partitioner, saved, log, seconds, suites, meta)
+    summary = run_record.mixture_summary(training_data, plan, data.lengths)
+    try:
+        if first_host:
+            folder.mkdir(parents=True, exist_ok=True)
+            run_record.write_config(folder, settings | {"train_steps": train_steps})
+            run_record.write_mixture(folder, summary)
+        log = progress.RunLog(
+            folder, first_step=start, last_step=train_steps, console=console, writes=first_host
+        )
+    except OSError as error:
+        raise errors.not_written("MODEL_DIR", folder, error) from error
+    run = Run(folder, model, evaluation, selection, partitioner, saved, log, seconds, suites, meta)
 
     with log, contextlib.closing(saved), contextlib.closing(reader):
         log.say(f"{t5.count_params(model):,} parameters on {partitioner.describe()}")
+        for line in run_record.describe_data(summary):
+            log.say(line)
+        for suite, examples in suites.items():
+            for line in run_record.describe_absent(examples.manifest):
+                log.say(f"{suite}: {line}")
         for note in changed:
             log.say(f"other than before: {note}")
         if resumed is not None:
@@ -194,26 +221,15 @@ def train(
         # ---- 5. The loop -------------------------------------------------------------------------
         final_loss = None
         if start < train_steps:
-            with seconds.of("compile"):
-                step = train_step.make_train_step(
-                    model,
-                    optimizer,
-                    loss,
-                    partitioner,
-                    num_microbatches=num_microbatches,
-                    seed=seed,
-                )
-                shapes = train_step.abstract_batch(batch_size, data.feature_lengths, partitioner)
-                update = step.lower(abstract, shapes).compile()
             slots = (batch_size * data.lengths[0], batch_size * data.lengths[1])
-            pending: list[_Pending] = []
+            pending: list[Pending] = []
             in_flight: collections.deque[jax.Array] = collections.deque()
             clock = time.monotonic()
             for number in range(start + 1, train_steps + 1):
                 position = reader.state()
                 batch = train_step.put_batch(next(reader), partitioner, batch_size)
                 state, metrics = update(state, batch)
-                pending.append(_Pending(number, position, metrics))
+                pending.append(Pending(number, position, metrics))
                 in_flight.append(metrics["loss"])
                 if len(in_flight) > STEPS_IN_FLIGHT:
                     in_flight.popleft().block_until_ready()
@@ -264,134 +280,3 @@ def train(
         # ---- 8. Summary --------------------------------------------------------------------------
         log.say(f"done: step {train_steps:,}; {seconds.text()}; everything is in {folder}")
     return TrainResult(train_steps, final_loss, selected, dict(seconds.parts))
-
-
-@dataclasses.dataclass
-class _Pending:
-    """An update whose metrics are still on the devices, and the data position before it."""
-
-    step: int
-    position: dict[str, int]
-    metrics: train_step.Metrics
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What evaluations and messages need to know of the run."""
-
-    folder: pathlib.Path
-    model: t5.T5Config
-    evaluation: EvalConfig
-    selection: SelectConfig
-    partitioner: Partitioner
-    saved: Checkpoints
-    log: progress.RunLog
-    seconds: _Stopwatch
-    suites: Mapping[str, PreparedDataset]
-    meta: Mapping[str, Any]
-
-    def evaluation_due(self, step: int, train_steps: int) -> bool:
-        return bool(self.suites) and (step % self.evaluation.period == 0 or step == train_steps)
-
-    def score(
-        self, params: Any, step: int, suites: Mapping[str, PreparedDataset], suffix: str = ""
-    ) -> None:
-        """Evaluates parameters on suites; results of the same checkpoint are reused."""
-        for suite, examples in suites.items():
-            name = suite + suffix
-            with self.seconds.of("evaluate"):
-                result = evaluate.evaluate_suite(
-                    params,
-                    self.model,
-                    name,
-                    examples,
-                    step=step,
-                    checkpoint=f"{checkpoints.FOLDER}/{step}",
-                    out_dir=self.folder / "eval",
-                    partitioner=self.partitioner,
-                    batch_size=self.evaluation.batch_size,
-                    max_decode_length=self.evaluation.max_decode_length,
-                    config_hash=self.meta["config_hash"],
-                    on_progress=lambda n, of, name=name: self.log.show_phase(f"{name} {n}/{of}"),  # type: ignore[misc]
-                )
-            self.log.write_scores(name, step, result["mean"])
-            self.log.show_phase("training")
-            metric = self.selection.metric
-            self.log.say(f"step {step:,}: {name}: {metric} {result['mean'][metric]:.3f}")
-
-    def score_suites(self, params: Any, step: int) -> None:
-        """Evaluates on the validation suites, and keeps the best checkpoint so far."""
-        self.score(params, step, self.suites)
-        # A step is a candidate once its checkpoint is on disk.
-        with self.seconds.of("save"):
-            self.saved.wait()
-        self.protect_best()
-
-    def protect_best(self) -> None:
-        """Keeps the checkpoint that would be chosen now from being removed by newer ones."""
-        if not self.suites or not set(self.suites) <= set(scores.read_results(self.folder)):
-            return
-        with contextlib.suppress(errors.UserError):  # no step is complete yet: nothing to keep
-            best = select.select(self.folder, self.selection, write=False)["step"]
-            self.saved.protect([best])
-
-    def agreed(self, step: int) -> int:
-        """Returns host 0's number on every host."""
-        if jax.process_count() == 1:
-            return step
-        from jax.experimental import multihost_utils
-
-        return int(multihost_utils.broadcast_one_to_all(jnp.int32(step)))
-
-    def check_finite(
-        self, pending: list[_Pending], fetched: list[Any], reader: TrainBatches
-    ) -> None:
-        """Stops the run at the first update with a loss or gradient that is not finite.
-
-        Raises:
-          UserError: names the step, the tasks and examples of its batch and the checkpoint before.
-        """
-        steps = [one.step for one in pending]
-        bad = progress.first_not_finite(list(zip(steps, fetched, strict=True)))
-        if bad is None:
-            return
-        position = pending[steps.index(bad)].position
-        examples = reader.describe(position)
-        where = run_record.describe_examples(examples)
-        if jax.process_index() == 0:
-            file = self.folder / run_record.NOT_FINITE
-            about = {"step": bad, "position": position, "examples": examples}
-            scores.write_whole(file, json.dumps(about, indent=1) + "\n")
-            where += f"; all of them in {file}"
-        self.saved.wait()
-        good = self.saved.latest_step()
-        raise errors.UserError(
-            f"the loss or its gradient is not finite at step {bad}",
-            where=where,
-            expected="finite numbers",
-            fix="look at these examples, or lower LEARNING_RATE; the last good checkpoint is "
-            f"{self.saved.path(good)}"
-            if good is not None
-            else "look at these examples, or lower LEARNING_RATE; there is no checkpoint yet",
-        )
-
-
-class _Stopwatch:
-    """Adds up wall-clock time by part."""
-
-    def __init__(self) -> None:
-        self.parts: dict[str, float] = {}
-
-    def add(self, name: str, seconds: float) -> None:
-        self.parts[name] = self.parts.get(name, 0.0) + seconds
-
-    @contextlib.contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        begun = time.monotonic()
-        try:
-            yield
-        finally:
-            self.add(name, time.monotonic() - begun)
-
-    def text(self) -> str:
-        return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.parts.items())

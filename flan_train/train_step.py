@@ -134,7 +134,8 @@ def make_train_step(
 
     Metrics, float32 scalars: the sums `loss` (without z-loss), `z_loss`, `weight`, `correct`,
     the numbers of tokens that are no padding `encoder_tokens` and `decoder_tokens`, and
-    `grad_norm` (of the normalised gradient) and `learning_rate`.
+    `grad_norm` (of the normalised gradient), `param_norm` (of the parameters that the update
+    leaves: it overflows where they have blown up) and `learning_rate`.
     """
     axes = t5.param_axes(model)
     transform = optimizers.adafactor(optimizer, axes)
@@ -191,6 +192,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         metrics |= {
             "grad_norm": optax.global_norm(grads),
+            "param_norm": optax.global_norm(params),
             "learning_rate": optimizers.learning_rate(optimizer, state.step),
         }
         for side in ("encoder", "decoder"):

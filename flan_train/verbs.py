@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,11 +11,13 @@ import gin
 from rich.console import Console
 from rich.table import Table
 
+from flan_train import launch, mixtures
 from flan_train.config import ResolvedConfig
 from flan_train.errors import UserError
 from flan_train.evaluate import EvalConfig
 from flan_train.prepare import DataConfig
 from flan_train.prepared import PreparedDataset
+from flan_train.scores import REPORTED_SUFFIX
 from flan_train.sharding import ShardingConfig
 
 TRAIN = "flan_train.train.train"
@@ -56,7 +57,10 @@ def _next_steps(model_dir: pathlib.Path, page: pathlib.Path, console: Console) -
     places = {"report": page, "log": model_dir / "log.jsonl", "scores": model_dir / "eval"}
     steps = [
         ("look at what it learned", f"open {page} in a browser"),
-        ("follow the curves", f"tensorboard --logdir {model_dir / 'metrics'}"),
+        (
+            "follow the curves",
+            f"pip install tensorboard; tensorboard --logdir {model_dir / 'metrics'}",
+        ),
         ("read rendered prompts", f"flan-train inspect {mixture} --examples 3"),
     ]
     if selected.is_file():
@@ -89,9 +93,7 @@ def _next_steps(model_dir: pathlib.Path, page: pathlib.Path, console: Console) -
 @gin.register(module="flan_train.verbs")
 def prepare_mixture(data: DataConfig, split: str = "train") -> PreparedDataset:
     """Returns one split of a mixture, prepared on disk (the root of the verb `prepare`)."""
-    from flan_train import prepare as preparing
-
-    return preparing.prepare(data, split)
+    return launch.prepared_split(data, split, verify=True)
 
 
 def prepare(resolved: ResolvedConfig, *, dry_run: bool) -> int:
@@ -106,11 +108,7 @@ def prepare(resolved: ResolvedConfig, *, dry_run: bool) -> int:
         data, evaluation = arguments["data"], arguments["evaluation"]
         jobs.append((data, "train"))
         for suite in evaluation.suites:
-            part = dataclasses.replace(
-                data,
-                mixture_or_task_name=suite,
-                examples_per_task=evaluation.examples_per_task,
-            )
+            part = launch.suite_data(data, suite, evaluation)
             jobs += [(part, "validation"), (part, "test")]
     for data, split in jobs:
         if dry_run:
@@ -150,12 +148,14 @@ def evaluate_checkpoint(
       evaluation: suites, batch size, examples per task.
       sharding: the mesh to decode on.
       split: "validation" or "test".
-      output_dir: where `<suite>/<step>.json` goes; None for `eval` of the checkpoint's run.
+      output_dir: where `<suite>/<step>.json` goes; None for `eval` of the checkpoint's run, where
+        a result of other examples or settings is never replaced: selection compares them.
 
     Raises:
-      UserError: no such checkpoint, no suite named, or a vocabulary of another size.
+      UserError: no such checkpoint, no suite named, a vocabulary of another size, or a result
+        that may not be replaced.
     """
-    from flan_train import checkpoints, prepare, vocabulary
+    from flan_train import checkpoints, vocabulary
     from flan_train import evaluate as evaluating
     from flan_train import sharding as meshes
     from flan_train.models import t5
@@ -181,16 +181,13 @@ def evaluate_checkpoint(
     folder = pathlib.Path(output_dir) if output_dir else _eval_folder(path, of_a_run)
     results = {}
     for suite in evaluation.suites:
-        part = dataclasses.replace(
-            data, mixture_or_task_name=suite, examples_per_task=evaluation.examples_per_task
-        )
-        prepared = prepare.prepare(part, split)
-        name = f"{suite}_test" if split == "test" else suite
+        examples = launch.prepared_split(launch.suite_data(data, suite, evaluation), split)
+        name = suite + (REPORTED_SUFFIX if split == "test" else "")
         results[name] = evaluating.evaluate_suite(
             params,
             model,
             name,
-            prepared,
+            examples,
             step=step,
             checkpoint=f"{checkpoints.FOLDER}/{step}" if of_a_run else str(path),
             out_dir=folder,
@@ -198,6 +195,7 @@ def evaluate_checkpoint(
             batch_size=evaluation.batch_size,
             max_decode_length=evaluation.max_decode_length,
             config_hash=str(meta.get("config_hash", "")),
+            replace=output_dir is not None,
         )
     return results
 
@@ -214,6 +212,26 @@ def _laid_out(abstract: Any, shardings: Any) -> Any:
 
 def _eval_folder(checkpoint: pathlib.Path, of_a_run: bool) -> pathlib.Path:
     return checkpoint.parent.parent / "eval" if of_a_run else checkpoint / "eval"
+
+
+# The parts of a checkpoint's record that decide what an evaluation measures, and their gin names.
+RECORDED = {
+    "data": {
+        "vocabulary": "VOCABULARY",
+        "feature_lengths": "TASK_FEATURE_LENGTHS",
+        "prepared_dir": "PREPARED_DIR",
+        "data_dir": "DATA_DIR",
+        "allow_missing": "ALLOW_MISSING",
+        "max_bad_rows": "MAX_BAD_ROWS",
+        "modules": "MODULES",
+        "seed": "RANDOM_SEED",
+    },
+    "evaluation": {
+        "examples_per_task": "EVAL_EXAMPLES_PER_TASK",
+        "batch_size": "EVAL_BATCH_SIZE",
+        "max_decode_length": "EVAL_MAX_DECODE_LENGTH",
+    },
+}
 
 
 def settings_of_checkpoint(checkpoint: str | None) -> list[str]:
@@ -233,50 +251,83 @@ def settings_of_checkpoint(checkpoint: str | None) -> list[str]:
             where="the command line",
             expected="--checkpoint=RUN_DIR/checkpoints/STEP, or a gin file that sets CHECKPOINT",
         )
-    data: Mapping[str, Any] = checkpoints.read_meta(checkpoint).get("data", {})
-    names = {
-        "vocabulary": "VOCABULARY",
-        "feature_lengths": "TASK_FEATURE_LENGTHS",
-        "prepared_dir": "PREPARED_DIR",
-        "data_dir": "DATA_DIR",
-        "allow_missing": "ALLOW_MISSING",
-        "seed": "RANDOM_SEED",
-    }
-    return [f"{names[key]} = {data[key]!r}" for key in names if key in data]
+    meta = checkpoints.read_meta(checkpoint)
+    return [
+        f"{name} = {meta[part][key]!r}"
+        for part, names in RECORDED.items()
+        for key, name in names.items()
+        if key in meta.get(part, {})
+    ]
 
 
 def evaluate(resolved: ResolvedConfig, *, dry_run: bool, json_path: str | None) -> int:
     """Scores a checkpoint and prints a table per suite."""
     console = _console()
+    arguments = resolved.arguments(EVALUATE)
     if dry_run:
+        for suite in arguments["evaluation"].suites:
+            mixtures.get(suite)  # a misspelt name is a mistake now as well as later
         console.print(resolved.text(EVALUATE), end="", markup=False)
         return 0
-    results = evaluate_checkpoint(**resolved.arguments(EVALUATE))
+    results = evaluate_checkpoint(**arguments)
     for suite, result in results.items():
-        metrics = [name for name in result["mean"] if name != "n"]
-        table = Table(title=f"{suite}, step {result['step']}")
-        table.add_column("task")
-        for name in [*metrics, "n"]:
-            table.add_column(name, justify="right")
-        for task, scores in sorted(result["metrics"].items()):
-            table.add_row(task, *(f"{scores[name]:.3f}" for name in metrics), str(scores["n"]))
-        table.add_section()
-        total = sum(scores["n"] for scores in result["metrics"].values())
-        table.add_row("mean", *(f"{result['mean'][name]:.3f}" for name in metrics), str(total))
-        console.print(table)
+        console.print(_score_table(suite, result))
     _write_json(json_path, list(results.values()))
     return 0
 
 
+def _score_table(suite: str, result: Mapping[str, Any]) -> Table:
+    """Returns one suite's scores by task: means of shares, sums of counts."""
+    counts = ("not_extracted", "n")
+    shares = [name for name in result["mean"] if name not in counts]
+    table = Table(title=f"{suite}, step {result['step']}")
+    table.add_column("task", no_wrap=True)
+    for name in (*shares, *counts):
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = result["metrics"]
+    for task, scores in sorted(rows.items()):
+        cells = (*(f"{scores[name]:.3f}" for name in shares), *(str(scores[n]) for n in counts))
+        table.add_row(task, *cells)
+    table.add_section()
+    table.add_row(
+        "mean, or sum",
+        *(f"{result['mean'][name]:.3f}" for name in shares),
+        *(f"{sum(scores[name] for scores in rows.values()):,}" for name in counts),
+    )
+    return table
+
+
 def select(
-    model_dir: str, *, suites: Sequence[str], metric: str, json_path: str | None, dry_run: bool
+    model_dir: str,
+    *,
+    suites: Sequence[str],
+    metric: str | None,
+    json_path: str | None,
+    dry_run: bool,
 ) -> int:
-    """Chooses a run's checkpoint and says why."""
+    """Chooses a run's checkpoint and says why; by default as the run itself chose."""
     from flan_train import select as selecting
 
-    config = selecting.SelectConfig(suites=tuple(suites), metric=metric)
+    console = _console()
+    before = selecting.read_selected(model_dir) if pathlib.Path(model_dir).is_dir() else None
+    before = before or {}
+    config = selecting.SelectConfig(
+        suites=tuple(suites) or tuple(before.get("suites", ())),
+        metric=metric or before.get("metric", "exact_match"),
+    )
     chosen = selecting.select(model_dir, config, write=not dry_run)
-    _console().print(chosen["reason"], markup=False)
+    console.print(chosen["reason"], markup=False)
+    tested = [
+        pathlib.Path(model_dir) / "eval" / (suite + REPORTED_SUFFIX) / f"{chosen['step']}.json"
+        for suite in chosen["suites"]
+    ]
+    if not all(path.is_file() for path in tested):
+        words = " ".join(f"--suite={suite}" for suite in chosen["suites"])
+        console.print(
+            f"its test split is not measured yet: flan-train eval --split=test {words} "
+            f"--checkpoint={pathlib.Path(model_dir) / 'checkpoints' / str(chosen['step'])}",
+            markup=False,
+        )
     _write_json(json_path, chosen)
     return 0
 

@@ -129,7 +129,7 @@ def vocabulary_path(name: str, data_dir: str | os.PathLike[str] | None = None) -
     if name == "quickstart":
         return pathlib.Path(__file__).resolve().parent.joinpath(*_QUICKSTART)
     if name != "t5":
-        return pathlib.Path(name)
+        return pathlib.Path(name).expanduser()
     folder = data_dir or os.environ.get("FLAN_DATA_DIR")
     if not folder:
         raise UserError(
@@ -138,14 +138,14 @@ def vocabulary_path(name: str, data_dir: str | os.PathLike[str] | None = None) -
             expected="a folder with " + "/".join(_T5) + " in it",
             fix="set FLAN_DATA_DIR, or give --data_dir",
         )
-    path = pathlib.Path(folder).joinpath(*_T5)
+    path = pathlib.Path(folder).expanduser().joinpath(*_T5)
     if not path.is_file():
         raise UserError(
             "the vocabulary 't5' is not there",
             where=str(path),
             expected="T5's SentencePiece model, 32,000 pieces",
-            fix="run `flan-train download`, or copy the file there from a T5 checkpoint "
-            "(spiece.model)",
+            fix="put the `spiece.model` of a T5 checkpoint there under this name (for one "
+            "google/t5-v1_1-base at huggingface.co), or set VOCABULARY to the path of the file",
         )
     return path
 

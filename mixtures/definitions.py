@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 from flan_train import tasks
 from flan_train.errors import unknown_name
@@ -90,7 +91,9 @@ def _insert(definition: MixtureDefinition) -> None:
 
 
 def add(definition: MixtureDefinition) -> None:
-    """Adds a mixture of one's own to the registry of this process; its members come first.
+    """Adds a mixture of one's own; its members come first.
+
+    It goes to the registry of this process, and to SeqIO's once that is there.
 
     Raises:
       ValueError: the name is taken, or a member that is a mixture has no weight.
@@ -98,11 +101,22 @@ def add(definition: MixtureDefinition) -> None:
     """
     _build()
     _insert(definition)
+    if "seqio" in sys.modules:
+        from flan_train.mixtures import register
+
+        try:
+            register.register(definition)
+        except ValueError:
+            del _MIXTURES[definition.name]
+            raise
 
 
 def remove(name: str) -> None:
-    """Takes a mixture that `add` added out again."""
-    _build().pop(name, None)
+    """Takes a mixture that `add` added out again, of SeqIO's registry too."""
+    if _build().pop(name, None) is not None and "seqio" in sys.modules:
+        from flan_train.mixtures import register
+
+        register.unregister(name)
 
 
 def find(name: str) -> MixtureDefinition | None:

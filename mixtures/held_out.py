@@ -13,7 +13,7 @@ def definitions() -> Iterator[MixtureDefinition]:
     yield MixtureDefinition(
         "quickstart_unseen",
         tuple(Member(name) for name in quickstart.task_names(held_out=False)),
-        description="suite: unseen instances of the families that quickstart trains on",
+        description="suite: the families of quickstart, asking what training never asks",
     )
     yield MixtureDefinition(
         "quickstart_held_out",

@@ -50,25 +50,48 @@ def shares(
     Returns:
       {task: share} in the order of the members; empty when no task has examples.
     """
-    exact = _shares(mixture, counts, lookup or definitions.find)
-    return {task: float(share) for task, share in exact.items()}
+    summed: dict[str, Fraction] = {}
+    for (*_, task), share in _placed(mixture, counts, lookup or definitions.find).items():
+        summed[task] = summed.get(task, Fraction(0)) + share
+    return {task: float(share) for task, share in summed.items()}
 
 
-def _shares(
+def placed_shares(
+    mixture: MixtureDefinition, counts: Mapping[str, int], lookup: Lookup | None = None
+) -> dict[tuple[str, ...], float]:
+    """Returns the shares by place, for a task can stand in more than one mixture inside another.
+
+    Args:
+      mixture: as in `shares`.
+      counts: as in `shares`.
+      lookup: as in `shares`.
+
+    Returns:
+      {(mixture inside, ..., task): share of the whole}, in the order of the members; a task that
+      is a member itself has the place (task,). The shares sum to 1.
+    """
+    exact = _placed(mixture, counts, lookup or definitions.find)
+    return {place: float(share) for place, share in exact.items()}
+
+
+def _placed(
     mixture: MixtureDefinition, counts: Mapping[str, int], lookup: Lookup
-) -> dict[str, Fraction]:
-    weights: list[tuple[Fraction, dict[str, Fraction]]] = []
+) -> dict[tuple[str, ...], Fraction]:
+    weights: list[tuple[Fraction, dict[tuple[str, ...], Fraction]]] = []
     for member in mixture.members:
         nested = lookup(member.name)
-        inside = _shares(nested, counts, lookup) if nested else {member.name: Fraction(1)}
+        inside: dict[tuple[str, ...], Fraction] = {(member.name,): Fraction(1)}
+        if nested:
+            below = _placed(nested, counts, lookup)
+            inside = {(member.name, *place): share for place, share in below.items()}
         weight = _weight(member, mixture.cap, counts, lookup)
         if weight and inside:
             weights.append((weight, inside))
     total = sum(weight for weight, _ in weights)
-    result: dict[str, Fraction] = {}
+    result: dict[tuple[str, ...], Fraction] = {}
     for weight, inside in weights:
-        for task, share in inside.items():
-            result[task] = result.get(task, Fraction(0)) + weight / total * share
+        for place, share in inside.items():
+            result[place] = result.get(place, Fraction(0)) + weight / total * share
     return result
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import seqio
 
 from flan_train.mixtures import definitions, rates
+from flan_train.mixtures.definitions import MixtureDefinition
 from flan_train.tasks import register as task_register
 
 
@@ -23,20 +24,33 @@ def capped_count(cap: int | None) -> Callable[[seqio.Task], float]:
     return rate
 
 
+_OURS: set[str] = set()
+
+
+def register(definition: MixtureDefinition) -> None:
+    """Registers a definition unless SeqIO has a mixture of that name or it is empty."""
+    if definition.name in seqio.MixtureRegistry.names() or not definition.members:
+        return
+    by_count = capped_count(definition.cap)
+    seqio.MixtureRegistry.add(
+        definition.name,
+        [
+            (member.name, by_count if member.weight is None else member.weight)
+            for member in definition.members
+        ],
+    )
+    _OURS.add(definition.name)
+
+
+def unregister(name: str) -> None:
+    """Takes a mixture that `register` registered out of SeqIO's registry again."""
+    if name in _OURS:
+        _OURS.discard(name)
+        seqio.MixtureRegistry.remove(name)
+
+
 def register_all() -> None:
     """Registers every mixture that SeqIO does not know yet; reads no data."""
     task_register.register_all()
     for name in definitions.names():
-        definition = definitions.get(name)
-        if name in seqio.MixtureRegistry.names() or not definition.members:
-            continue
-        seqio.MixtureRegistry.add(
-            name,
-            [
-                (
-                    member.name,
-                    capped_count(definition.cap) if member.weight is None else member.weight,
-                )
-                for member in definition.members
-            ],
-        )
+        register(definitions.get(name))

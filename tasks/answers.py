@@ -51,7 +51,6 @@ def _after_cue(text: str) -> str | None:
 
 STYLES: dict[str, Callable[[str], str | None]] = {
     "text": _text,
-    "first_line": _first_line,
     "after_cue": _after_cue,
 }
 
@@ -59,8 +58,8 @@ STYLES: dict[str, Callable[[str], str | None]] = {
 def extract(text: str, style: str) -> str | None:
     """Returns the answer a text gives, or None when none can be read out of it.
 
-    Styles: "text" takes all of it, "first_line" its first line, "after_cue" what follows the
-    last cue on its line (facts section 6: text after the last "answer is" and its like).
+    Styles: "text" takes all of it, "after_cue" what follows the last cue on its line (facts
+    section 6: text after the last "answer is" and its like).
 
     >>> extract("48 / 2 = 24. 48 + 24 = 72.\\nThe answer is 72.", "after_cue")
     '72.'

@@ -21,7 +21,7 @@ PROMPTS = templates.PROMPTS / "cot.json"
 FORMS = ("zs", "fs", "inv")
 FEWEST_SHOTS, MOST_SHOTS = 2, 5
 # Counted up whenever reading changes what rows a file gives.
-READER_VERSION = 1
+READER_VERSION = 2
 
 _ALL = ("question", "answer", "rationale")
 _RULES: dict[str, dict[str, FieldRule]] = {
@@ -43,17 +43,29 @@ _RULES: dict[str, dict[str, FieldRule]] = {
 # --- rows ---------------------------------------------------------------------------------------
 
 
-def question_key(question: str) -> str:
-    """Returns what two questions share when they are the same but for spacing and case."""
-    return " ".join(question.split()).casefold()
+def question_key(dataset: str, question: str) -> str:
+    """Returns what two rows share that ask the same thing.
+
+    The letters and digits of what is asked, without case, and without the options: AQuA asks
+    many of its questions several times with other options. Where the options themselves are
+    what is asked about (Sensemaking), they are the key, in whatever order they stand.
+
+    >>> question_key("aqua", "How  many?\\nOptions:\\n(A) 3"), question_key("aqua", "how many")
+    ('howmany', 'howmany')
+    """
+    asked = cot_options.asked(dataset, question)
+    keys = ("".join(filter(str.isalnum, part.casefold())) for part in asked)
+    # A question of nothing but signs is its own key.
+    return "\x00".join(sorted(filter(None, keys))) or " ".join(question.split())
 
 
 def split_of(dataset: str, question: str) -> str:
     """Returns the split of a question: one bucket in a hundred each for validation and test.
 
-    Duplicates of a question share their split, so no question is trained on and tested on.
+    Rows with the same `question_key` share their split: what validation and test ask is never
+    asked in training, in whatever spelling and with whatever options.
     """
-    key = f"{dataset}\x00{question_key(question)}".encode()
+    key = f"{dataset}\x00{question_key(dataset, question)}".encode()
     bucket = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") % 100
     return {0: "validation", 1: "test"}.get(bucket, "train")
 
@@ -72,16 +84,15 @@ class CotSource:
         """Returns the file to read.
 
         Raises:
-          UserError: the data folder or both files are missing.
+          UserError: the data folder or both files are missing, or may not be looked at.
         """
         folder = sources.resolve_data_dir(data_dir) / "cot"
         for ending in ("train", "sample"):
             path = folder / f"{self.dataset}_{ending}.tsv"
-            if path.is_file():
+            if sources.is_there(path):
                 return path
         raise UserError(
-            f"the file {self.dataset}_train.tsv is missing",
-            where=str(folder),
+            f"{folder / self.dataset}_train.tsv is missing",
             expected=f"{self.dataset}_train.tsv with three tab-separated columns",
             fix=f"put there flan/v2/cot_data/{self.dataset}_train.tsv of google-research/FLAN",
         )
@@ -91,9 +102,8 @@ class CotSource:
         try:
             self.path(data_dir)
         except UserError as error:
-            if sources.data_dir_problem(data_dir):
-                return f"{error.what}; {error.fix}"
-            return f"{error.where}/{self.dataset}_train.tsv is missing; {error.fix}"
+            where = f" ({error.where})" if error.where else ""
+            return f"{error.what}{where}; {error.fix}"
         return None
 
     def describe(self, data_dir: str | None) -> str:
@@ -134,13 +144,13 @@ def _read(dataset: str, path: pathlib.Path) -> Iterator[tuple[str, Row | BadRow]
         number, (question, answer, rationale) = item
         where = f"{path}:{number}"
         if not question:
-            yield "train", BadRow(where, "empty question", "column 1 is empty")
+            yield "train", _empty(where, "question", 1)
             continue
         split = split_of(dataset, question)
         if not answer:
-            yield split, BadRow(where, "empty target", "column 2, the answer, is empty")
+            yield split, _empty(where, "answer", 2, "empty target")
         elif not rationale:
-            yield split, BadRow(where, "empty rationale", "column 3, the rationale, is empty")
+            yield split, _empty(where, "rationale", 3)
         else:
             options, problem = cot_options.parse(dataset, question, answer)
             if problem:
@@ -156,6 +166,15 @@ def _read(dataset: str, path: pathlib.Path) -> Iterator[tuple[str, Row | BadRow]
                         "options": options,
                     },
                 )
+
+
+def _empty(where: str, column: str, number: int, reason: str | None = None) -> BadRow:
+    return BadRow(
+        where,
+        reason or f"empty {column}",
+        f"nothing in column {number}, the {column}",
+        f"the {column} in column {number}",
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -175,7 +194,7 @@ def _pool(dataset: str, key: tuple[str, int, int]) -> tuple[tuple[str, Row], ...
     the collection has 36,174 rows).
     """
     return tuple(
-        (question_key(row["question"]), row)
+        (question_key(dataset, row["question"]), row)
         for split, row in _read(dataset, pathlib.Path(key[0]))
         if split == "train" and not isinstance(row, BadRow)
     )
@@ -209,18 +228,18 @@ def load_wordings(dataset: str, form: str, path: pathlib.Path = PROMPTS) -> tupl
 
 
 def draw_exemplars(
-    pool: tuple[tuple[str, Row], ...], row: Row, seed: int, task: str
+    pool: tuple[tuple[str, Row], ...], row: Row, seed: int, task: str, dataset: str
 ) -> tuple[Row, ...]:
     """Returns two to five solved rows for a prompt; a pure function of (seed, task, example id).
 
-    No exemplar has the query's question, and no two have the same one; a pool that has fewer
-    such rows gives all of them.
+    No exemplar asks what the query asks, and no two ask the same (`question_key`, which the
+    pool's rows come with); a pool that has fewer such rows gives all of them.
     """
     example_id = row["example_id"]
     wanted = FEWEST_SHOTS + templates.choose(
         MOST_SHOTS - FEWEST_SHOTS + 1, seed, task, example_id, "number of exemplars"
     )
-    used = {question_key(row["question"])}
+    used = {question_key(dataset, row["question"])}
     drawn: list[Row] = []
 
     def take(index: int) -> None:
@@ -277,7 +296,7 @@ def _few_shot_inputs(
         source = task.source
         assert isinstance(source, CotSource)
         pool = _pool(source.dataset, sources.file_key(source.path(data_dir)))
-        exemplars = draw_exemplars(pool, row, seed, task.name)[:shots]
+        exemplars = draw_exemplars(pool, row, seed, task.name, source.dataset)[:shots]
     instruction = wording.texts["instruction"].text
     parts = [instruction] if instruction else []
     parts += [wording.texts["exemplar"].fill(exemplar) for exemplar in exemplars]

@@ -14,7 +14,7 @@ from flan_train.errors import unknown_name
 Row = dict[str, Any]
 
 # Counted up whenever rendering changes in a way that neither wordings nor sources show.
-RENDER_VERSION = 1
+RENDER_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +24,14 @@ class BadRow:
     Attributes:
       where: "file:line", or the generator and index.
       reason: a few fixed words that rows are counted by, such as "too few columns".
-      detail: what was found and what was expected.
+      found: what the row has there, in a few words: "2 tab-separated columns".
+      expected: what it should have: "3 tab-separated columns".
     """
 
     where: str
     reason: str
-    detail: str
+    found: str
+    expected: str
 
 
 @dataclasses.dataclass(frozen=True)

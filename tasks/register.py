@@ -136,7 +136,9 @@ _SIGNATURE = {
 def _elements(definition: TaskDefinition, split: str, seed: int) -> Iterator[dict[str, Any]]:
     for row in definition.rows(split, None):
         if isinstance(row, BadRow):
-            raise UserError(f"bad row: {row.reason}", where=row.where, expected=row.detail)
+            raise UserError(
+                f"bad row: {row.reason}: {row.found}", where=row.where, expected=row.expected
+            )
         candidates = list(definition.candidates(row, seed, None))
         first = candidates[0]
         yield {
@@ -188,8 +190,20 @@ def add_task(definition: TaskDefinition) -> seqio.Task:
     )
 
 
+def register(definition: TaskDefinition) -> None:
+    """Registers a definition unless SeqIO has a task of that name; reads no data."""
+    if definition.name not in seqio.TaskRegistry.names():
+        add_task(definition)
+
+
+def unregister(name: str) -> None:
+    """Takes a task out of SeqIO's registry again, if it is one of ours."""
+    known = name in seqio.TaskRegistry.names()
+    if known and isinstance(seqio.TaskRegistry.get(name).source, RenderedSource):
+        seqio.TaskRegistry.remove(name)
+
+
 def register_all() -> None:
     """Registers every task that SeqIO does not know yet; reads no data."""
     for name in registry.names():
-        if name not in seqio.TaskRegistry.names():
-            add_task(registry.get(name))
+        register(registry.get(name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from flan_train.errors import unknown_name
 from flan_train.tasks.definitions import TaskDefinition
 
@@ -27,18 +29,29 @@ def _insert(definition: TaskDefinition) -> None:
 
 
 def add(definition: TaskDefinition) -> None:
-    """Adds a task of one's own to the registry of this process.
+    """Adds a task of one's own to the registry of this process, and to SeqIO's once that is there.
 
     Raises:
-      ValueError: the name is taken.
+      ValueError: the name is taken, or SeqIO is there and does not take such a name.
     """
     _build()
     _insert(definition)
+    if "seqio" in sys.modules:
+        from flan_train.tasks import register
+
+        try:
+            register.register(definition)
+        except ValueError:
+            del _TASKS[definition.name]
+            raise
 
 
 def remove(name: str) -> None:
-    """Takes a task that `add` added out again."""
-    _build().pop(name, None)
+    """Takes a task that `add` added out again, of SeqIO's registry too."""
+    if _build().pop(name, None) is not None and "seqio" in sys.modules:
+        from flan_train.tasks import register
+
+        register.unregister(name)
 
 
 def get(name: str) -> TaskDefinition:

@@ -21,39 +21,29 @@ def resolve_data_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
       UserError: none is named, or the one named is not a folder.
     """
     named = os.fspath(data_dir) if data_dir else os.environ.get(DATA_DIR_VARIABLE, "")
-    where = "--data_dir" if data_dir else DATA_DIR_VARIABLE
     if not named:
         raise UserError(
             "no data folder is named",
-            where=where,
+            where=f"{DATA_DIR_VARIABLE}, DATA_DIR and --data_dir are not set",
             expected="a folder with cot/ and vocab/ in it",
-            fix=f"set {DATA_DIR_VARIABLE}, or give --data_dir",
+            fix=f"set {DATA_DIR_VARIABLE}; or DATA_DIR in gin; or --data_dir for inspect",
         )
     folder = pathlib.Path(named)
     if not folder.is_dir():
         raise UserError(
             f"the data folder {named} does not exist",
-            where=where,
+            where="DATA_DIR in gin, or --data_dir" if data_dir else DATA_DIR_VARIABLE,
             expected="a folder with cot/ and vocab/ in it",
-            fix=f"set {DATA_DIR_VARIABLE} to the folder that holds the data",
+            fix="name the folder that holds the data",
         )
     return folder
-
-
-def data_dir_problem(data_dir: str | os.PathLike[str] | None) -> str | None:
-    """Returns one line when there is no data folder, else None."""
-    try:
-        resolve_data_dir(data_dir)
-    except UserError as error:
-        return f"{error.what}; {error.fix}"
-    return None
 
 
 def read_tsv(path: pathlib.Path, columns: int) -> Iterator[tuple[int, list[str]] | BadRow]:
     """Streams a file of tab-separated rows without header or quoting (facts/cot_tasks.csv).
 
     A line ends at a newline byte; a literal backslash-n inside a field becomes a newline, and
-    white space around a field goes.
+    white space around a field goes, as does a byte order mark at the start of the file.
 
     Args:
       path: the file.
@@ -69,9 +59,7 @@ def read_tsv(path: pathlib.Path, columns: int) -> Iterator[tuple[int, list[str]]
     try:
         stream = path.open("rb")
     except OSError as error:
-        raise UserError(
-            f"cannot read the file: {error.strerror}", where=str(path), expected="a readable file"
-        ) from None
+        raise _unreadable(path, error) from None
     offset = 0
     with stream:
         for number, line in enumerate(stream, start=1):
@@ -84,23 +72,47 @@ def read_tsv(path: pathlib.Path, columns: int) -> Iterator[tuple[int, list[str]]
                     where,
                     "not UTF-8",
                     f"byte 0x{content[error.start]:02x} at byte {offset + error.start} of the file"
-                    f" (byte {error.start} of the row); expected UTF-8 text",
+                    f" (byte {error.start} of the row)",
+                    "UTF-8 text",
                 )
             else:
-                fields = text.split("\t")
+                fields = (text.removeprefix("\ufeff") if number == 1 else text).split("\t")
                 if len(fields) == columns:
                     yield number, [field.replace("\\n", "\n").strip() for field in fields]
                 else:
                     reason = "too few columns" if len(fields) < columns else "too many columns"
-                    yield BadRow(
-                        where, reason, f"{len(fields)} tab-separated columns; expected {columns}"
-                    )
+                    found = f"{len(fields)} tab-separated column" + "s" * (len(fields) != 1)
+                    yield BadRow(where, reason, found, f"{columns} tab-separated columns")
             offset += len(line)
 
 
+def _unreadable(path: pathlib.Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot read the file: {error.strerror}",
+        where=str(path),
+        expected="a readable file",
+        fix="make it readable, or name another data folder",
+    )
+
+
+def is_there(path: pathlib.Path) -> bool:
+    """Returns whether a path is there; raises UserError when its folder may not be searched."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
 def file_key(path: pathlib.Path) -> tuple[str, int, int]:
-    """Returns (path, modification time in ns, size in bytes): what caches of a file go by."""
-    status = path.stat()
+    """Returns (path, modification time in ns, size in bytes): what caches of a file go by.
+
+    Raises:
+      UserError: there is no such file, or it may not be looked at.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from None
     return str(path), status.st_mtime_ns, status.st_size
 
 
@@ -111,5 +123,12 @@ def _content_hash(key: tuple[str, int, int]) -> str:
 
 
 def content_hash(path: pathlib.Path) -> str:
-    """Returns the hex sha256 of a file's bytes, read again only when the file has changed."""
-    return _content_hash(file_key(path))
+    """Returns the hex sha256 of a file's bytes, read again only when the file has changed.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    try:
+        return _content_hash(file_key(path))
+    except OSError as error:
+        raise _unreadable(path, error) from None

@@ -215,8 +215,9 @@ def test_hosts_must_divide_the_batch(made: PreparedDataset) -> None:
 
 
 def test_a_position_that_does_not_exist(made: PreparedDataset) -> None:
-    with pytest.raises(ValueError, match="no position"):
-        batches(made).restore({"epoch": 0, "sequence": 10**6})
+    for epoch, sequence in ((0, 10**6), (0, -1), (-1, 0)):
+        with pytest.raises(UserError, match=f"no position of epoch {epoch}, sequence {sequence}"):
+            batches(made).restore({"epoch": epoch, "sequence": sequence})
 
 
 def test_a_damaged_shard_stops_the_reader(tmp_path: pathlib.Path) -> None:

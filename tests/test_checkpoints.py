@@ -105,14 +105,12 @@ def test_keeps_the_newest_and_the_protected(tmp_path: pathlib.Path) -> None:
     assert everything.steps() == [2, 4, 5, 6]
 
 
-def test_saving_a_step_twice_keeps_the_first_unless_forced(saved: pathlib.Path) -> None:
+def test_saving_a_step_twice_keeps_the_first(saved: pathlib.Path) -> None:
     run = checkpoints.Checkpoints(saved, checkpoints.CheckpointConfig())
     where = placed("data_parallel", 1, 1)
     run.save(7, values(1), state_of(values(1)), {}, META)
     run.wait()
     assert_same(run.restore(7, *where).params, values(0))
-    run.save(7, values(1), state_of(values(1)), {}, META, force=True)
-    assert_same(run.restore(7, *where).params, values(1))
     run.close()
 
 
@@ -235,3 +233,13 @@ def test_damaged_files_are_named(saved: pathlib.Path) -> None:
             file.write_bytes(b"damaged")
     with pytest.raises(errors.UserError, match="params cannot be read"):
         checkpoints.load_params(path)
+
+
+def test_a_folder_that_cannot_be_made_is_a_message(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.UserError, match="file is not a folder"):
+        checkpoints.save_params(tmp_path / "file" / "new", {"x": np.zeros(2)}, META)
+    # No folder can be made there, whoever asks.
+    if pathlib.Path("/proc/self").is_dir():
+        with pytest.raises(errors.UserError, match="cannot be"):
+            checkpoints.save_params("/proc/flan/new", {"x": np.zeros(2)}, META)

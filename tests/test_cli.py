@@ -120,6 +120,48 @@ def test_the_operative_config_runs_again_as_it_stands(finished: Job) -> None:
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
+def test_eval_of_a_runs_checkpoint_repeats_the_runs_own_result(
+    finished: Job, tmp_path: pathlib.Path
+) -> None:
+    result = finished.model_dir / "eval" / "quickstart_parity_direct" / "2.json"
+    before = result.read_bytes()
+    checkpoint = finished.model_dir / "checkpoints" / "2"
+    words = ["eval", f"--checkpoint={checkpoint}", "--suite=quickstart_parity_direct"]
+    assert cli.main(words) == 0
+    assert result.read_bytes() == before
+    elsewhere = ["--gin.OUTPUT_DIR=" + repr(str(tmp_path))]
+    assert cli.main([*words, *elsewhere]) == 0
+    fresh = json.loads((tmp_path / "quickstart_parity_direct" / "2.json").read_text())
+    assert fresh["metrics"] == json.loads(before)["metrics"]
+
+
+def test_eval_does_not_replace_what_the_run_was_selected_by(
+    finished: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = finished.model_dir / "eval" / "quickstart_parity_direct" / "2.json"
+    before = result.read_bytes()
+    checkpoint = finished.model_dir / "checkpoints" / "2"
+    words = ["eval", f"--checkpoint={checkpoint}", "--suite=quickstart_parity_direct"]
+    _refused([*words, "--gin.EVAL_EXAMPLES_PER_TASK=3"], capsys, str(result), "OUTPUT_DIR")
+    assert result.read_bytes() == before
+
+
+def test_eval_takes_a_recipe_as_well(finished: Job, tmp_path: pathlib.Path) -> None:
+    checkpoint = finished.model_dir / "checkpoints" / "2"
+    words = ["eval", QUICKSTART, f"--checkpoint={checkpoint}", "--suite=quickstart_parity_direct"]
+    words += _gin(OUTPUT_DIR=str(tmp_path), PREPARED_DIR=str(tmp_path), EVAL_EXAMPLES_PER_TASK=2)
+    assert cli.main(words) == 0
+    assert (tmp_path / "quickstart_parity_direct" / "2.json").is_file()
+
+
+def test_eval_dry_run_knows_a_misspelt_suite(
+    finished: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = finished.model_dir / "checkpoints" / "2"
+    words = ["eval", f"--checkpoint={checkpoint}", "--suite=quickstart_hold_out", "--dry_run"]
+    _refused(words, capsys, "quickstart_held_out")
+
+
 def test_eval_needs_no_gin_file_for_a_runs_checkpoint(
     finished: Job, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,7 +180,7 @@ def test_select_and_report_work_on_the_run_alone(
     finished: Job, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = tmp_path / "chosen.json"
-    words = ["select", str(finished.model_dir), "--suite=quickstart_parity_direct"]
+    words = ["select", str(finished.model_dir)]  # by what the run itself chose by
     assert cli.main([*words, f"--json={chosen}"]) == 0
     assert json.loads(chosen.read_text())["step"] == 2
     assert "step 2" in capsys.readouterr().out
@@ -247,7 +289,11 @@ def test_a_missing_file(
         ("gsm8k", b"only a question\n", "too few columns"),
         ("gsm8k", b"caf\xe9\t4\t2 + 2 = 4\n", "UTF-8"),
         ("gsm8k", b"What is 2 + 2?\t\t2 + 2 = 4\n", "empty"),
-        ("creak", b"Claim?\\nOptions:\\n- yes\\n- no\tmaybe\tNobody knows.\n", "outside"),
+        (
+            "creak",
+            b"Claim: cats bark. True?\\nOptions:\\n- yes\\n- no\tmaybe\tNobody knows.\n",
+            "outside",
+        ),
     ],
 )
 def test_a_bad_row(

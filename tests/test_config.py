@@ -51,6 +51,17 @@ def test_a_setting_on_the_command_line_wins() -> None:
     assert flat["model.embed_dim"] == 64
 
 
+def test_a_parameter_set_by_hand_makes_no_mistake_of_the_macro_it_had() -> None:
+    resolved = config.resolve([QUICKSTART], ["train.train.batch_size = 8"])
+    assert resolved.flat(make_configs.ROOT)["batch_size"] == 8
+
+
+def test_a_gin_file_that_is_no_text_is_named(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "mine.gin"
+    path.write_bytes(b"caf\xe9 = 1\n")
+    assert str(path) in _message([str(path)], [])
+
+
 def _message(files: list[str], bindings: list[str]) -> str:
     with pytest.raises(UserError) as caught:
         config.resolve(files, bindings).arguments(make_configs.ROOT)

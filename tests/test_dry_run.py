@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from flan_train import dry_run as dry
+from flan_train import errors
 from flan_train.checkpoints import CheckpointConfig
 from flan_train.evaluate import EvalConfig
 from flan_train.losses import LossConfig
@@ -19,6 +20,7 @@ from flan_train.optimizers import OptimizerConfig
 from flan_train.prepare import DataConfig
 from flan_train.select import SelectConfig
 from flan_train.sharding import ShardingConfig
+from tests import cot_folder
 
 MODEL = T5Config(
     vocab_size=896,
@@ -98,7 +100,8 @@ def test_a_large_recipe_can_be_looked_at_on_a_small_machine(tmp_path: pathlib.Pa
     )
     assert 11.0e9 < result["parameters"] < 11.2e9
     assert result["devices"] == 64
-    assert result["memory"]["method"] == "arithmetic"
+    assert result["memory"]["method"] == "arithmetic, a rough estimate"
+    assert "GiB by arithmetic, a rough estimate:" in text
     assert result["memory"]["parameters"] == pytest.approx(4 * result["parameters"] / 64, rel=0.01)
     assert "(assumed; this machine has 8)" in text
     problems = "\n".join(result["problems"])
@@ -115,6 +118,45 @@ def test_unknown_names_are_problems_not_tracebacks(tmp_path: pathlib.Path) -> No
     assert result["tasks"] == []
     assert "did you mean quickstart" in text
     assert "unknown sharding preset 'tensr'" in text
+
+
+def test_devices_that_are_not_here_are_compiled_for_all_the_same(tmp_path: pathlib.Path) -> None:
+    model = dataclasses.replace(MODEL, num_heads=16, embed_dim=32)
+    result, text = look(
+        tmp_path, model=model, sharding=ShardingConfig("fsdp_tensor", 16), batch_size=16
+    )
+    assert result["devices"] == 16
+    assert result["memory"]["method"] == "the step compiled for cpu"
+    assert result["memory"]["activations"] > 0
+    assert "(assumed; this machine has 8)" in text
+
+
+def test_what_it_was_compiled_for(tmp_path: pathlib.Path) -> None:
+    result, _ = look(tmp_path, model=dataclasses.replace(MODEL, dtype="bfloat16"))
+    wanted = "compiled for cpu (which keeps some bfloat16 as float32: accelerators need less)"
+    assert wanted in result["memory"]["method"]
+
+
+def test_members_that_are_there_are_shown_though_a_source_is_missing(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: pathlib.Path
+) -> None:
+    folder = cot_folder.write_cot_folder(tmp_path_factory.mktemp("data"), leave_out=("gsm8k",))
+    data = DataConfig("cot", {"inputs": 32, "targets": 16}, "quickstart", data_dir=folder)
+    result, text = look(tmp_path, data=data)
+    names = [task["task"] for task in result["tasks"]]
+    assert "cot_aqua_zs" in names
+    assert "cot_gsm8k_zs" not in names
+    assert sum(task["share"] for task in result["tasks"]) == pytest.approx(1.0)
+    assert set(result["missing"]) == {f"cot_gsm8k_{form}" for form in ("zs", "fs", "inv")}
+    assert "cot_aqua_zs" in text
+    assert "left out: cot_gsm8k_" in text
+    assert "the shares above hold without them" in text
+    assert "would stop: a source of the mixture 'cot' is missing" in text
+
+
+def test_settings_that_are_wrong_everywhere_are_raised(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(errors.UserError, match="BATCH_SIZE cannot be 'x'"):
+        look(tmp_path, batch_size="x")
 
 
 def test_activations_by_policy() -> None:

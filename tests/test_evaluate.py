@@ -206,7 +206,8 @@ def test_a_finished_result_is_reused_only_for_the_same_work(prepared, tmp_path):
 
     assert work() > 0
     assert work() == 0
-    assert work(reuse=False) > 0
+    with pytest.raises(UserError, match="already has a result for step"):
+        work(replace=False, max_decode_length=3)
     assert work(config_hash="other") > 0
     assert work(checkpoint="elsewhere/5") > 0
     assert work(max_decode_length=3) > 0

@@ -109,3 +109,10 @@ def test_foreign_tasks_that_do_not_fit(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="split"):
         prepare(config(tmp_path, "foreign_reverse", modules=modules), "test", progress=False)
     assert mixtures.find("foreign_mixture") is None
+
+
+def test_a_foreign_task_without_examples_is_a_readable_error(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("seqio")
+    short = {"feature_lengths": {"inputs": 64, "targets": 2}, "max_bad_rows": 1}
+    with pytest.raises(UserError, match=r"no example is left(.|\n)*foreign_reverse: 12 targets"):
+        made(tmp_path, "foreign_reverse", modules=("tests.foreign_tasks",), **short)

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flan_train import packing
-from flan_train.mixtures import rates
 from flan_train.ordering import permutation
 from flan_train.vocabulary import load_vocabulary
 
@@ -200,12 +199,13 @@ def test_no_example_repeats_before_its_task_is_exhausted(
     rows = [count for count, _ in tasks]
     weights = [weight / sum(w for _, w in tasks) for _, weight in tasks]
     data = dataset(rows, weights)
-    quotas = packing.epoch_quotas(dict(zip(data.task_names, rows, strict=True)), data.shares)
+    sizes = dict(zip(data.task_names, rows, strict=True))
     drawn: dict[int, list[int]] = {t: [] for t in range(len(rows))}
     for epoch in range(4):
         examples = packing.epoch_examples(
             data.task_offsets, data.shares, data.task_names, seed=seed, epoch=epoch
         )
+        quotas = packing.epoch_quotas(sizes, data.shares, epoch)
         owner = np.searchsorted(data.task_offsets, examples, side="right") - 1
         for t, name in enumerate(data.task_names):
             mine = examples[owner == t].tolist()
@@ -220,10 +220,54 @@ def test_no_example_repeats_before_its_task_is_exhausted(
                 assert sorted(turn) == list(range(start_of_task, start_of_task + rows[t]))
 
 
-def test_quotas_follow_the_shares_by_largest_remainder() -> None:
-    shares = {"a": 0.52, "b": 0.28, "c": 0.2}
-    quotas = packing.epoch_quotas({"a": 1000, "b": 5000, "c": 9999}, shares)
-    assert quotas == rates.apportion(shares, sum(quotas.values()))
+parts_of_epochs = st.lists(
+    st.tuples(st.integers(1, 5000), st.integers(1, 10**6)), min_size=1, max_size=9
+)
+
+
+@settings(deadline=None, max_examples=80)
+@given(parts_of_epochs, st.integers(0, 400))
+def test_every_task_gets_its_share_in_the_long_run(
+    tasks: list[tuple[int, int]], epoch: int
+) -> None:
+    weight = sum(w for _, w in tasks)
+    rows = {f"task{i}": count for i, (count, _) in enumerate(tasks)}
+    shares = {f"task{i}": w / weight for i, (_, w) in enumerate(tasks)}
+    quotas = packing.epoch_quotas(rows, shares, epoch)
+    size = sum(quotas.values())
+    assert size == sum(packing.epoch_quotas(rows, shares).values())
+    assert min(quotas.values()) >= 0
+    through = packing.quotas_through(rows, shares, epoch + 1)
+    before = packing.quotas_through(rows, shares, epoch)
+    assert {name: through[name] - before[name] for name in rows} == quotas
+    assert sum(through.values()) == (epoch + 1) * size
+    for name, share in shares.items():
+        ideal = share * (epoch + 1) * size
+        assert abs(through[name] - ideal) <= 0.5 + share * len(rows) / 2 + 1e-6
+
+
+def test_a_tiny_share_is_not_rounded_to_nothing_for_ever() -> None:
+    rows, shares = {"a": 1000, "b": 1000}, {"a": 0.9998, "b": 0.0002}
+    quotas = [packing.epoch_quotas(rows, shares, epoch)["b"] for epoch in range(10)]
+    assert sum(quotas) == 2
+    assert set(quotas) == {0, 1}
+
+
+def test_thousands_of_tasks_are_shared_out_fast() -> None:
+    rows = {f"task{i}": 1 + i % 700 for i in range(2000)}
+    shares = {name: count / sum(rows.values()) for name, count in rows.items()}
+    start = time.process_time()
+    assert packing.epoch_quotas(rows, shares, 10**6) == rows
+    assert time.process_time() - start < 2
+
+
+def test_a_floor_under_the_epoch_is_told() -> None:
+    note = packing.epoch_note({"a": 100_000, "b": 10}, {"a": 0.5, "b": 0.5})
+    assert note
+    for part in ("5,000 examples", "make it 20", "b (10 rows, 250.0 times)"):
+        assert part in note
+    assert packing.epoch_note({"a": 10_000, "b": 500}, {"a": 0.9, "b": 0.1}) is None
+    assert packing.epoch_note({"a": 0}, {"a": 0.0}) is None
 
 
 def test_a_planned_epoch_holds_its_examples_shuffled() -> None:

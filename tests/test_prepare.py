@@ -3,15 +3,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pathlib
-import signal
-import subprocess
-import sys
-import time
 from typing import Any
 
+import numpy as np
 import pytest
 
-from flan_train import tasks
+from flan_train import packing, run_record, tasks
 from flan_train.errors import UserError
 from flan_train.mixtures import Member, MixtureDefinition
 from flan_train.prepare import DataConfig, prepare
@@ -109,7 +106,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: pathlib.Pa
     made(one, "toy_pair", num_workers=1, **changes)
     made(two, "toy_pair", num_workers=2, **changes)
     assert contents(one) == contents(two)
-    assert len(contents(one)) == 2 * 6 + 4
+    assert len(contents(one)) == 2 * 7 + 4
 
 
 def test_a_single_task_is_a_mixture_of_its_own(tmp_path: pathlib.Path) -> None:
@@ -149,6 +146,7 @@ def test_a_prompt_that_is_too_long_gets_fewer_exemplars(tmp_path: pathlib.Path) 
         prompts = [
             [candidate.inputs for candidate in definition.candidates(row, 0, None)]
             for row in definition.rows("train", None)
+            if isinstance(row, dict)
         ]
         lengths = [[len(words.encode(text)) + 1 for text in each] for each in prompts]
         # The first row fits with two exemplars, the second with fewer.
@@ -201,7 +199,7 @@ def test_a_bad_row_stops(tmp_path: pathlib.Path) -> None:
     with registered([toy("toy_a", rows)]), pytest.raises(UserError) as caught:
         made(tmp_path)
     message = str(caught.value)
-    for part in ("too few columns", "toy.tsv:4", "two columns", "MAX_BAD_ROWS"):
+    for part in ("too few columns (one column)", "toy.tsv:4", "two columns", "MAX_BAD_ROWS"):
         assert part in message
     assert nothing_half_written(tmp_path)
 
@@ -225,7 +223,9 @@ def test_allowed_bad_rows_are_listed_and_counted_again(tmp_path: pathlib.Path) -
         assert [row["where"] for row in bad] == ["toy.tsv:4", "toy.tsv:8"]
         assert [row["reason"] for row in bad] == ["too few columns", "not UTF-8"]
         # What is prepared already does not get past a lower limit.
-        with pytest.raises(UserError, match=r"not UTF-8 \(after 1 others(.|\n)*toy\.tsv:8"):
+        with pytest.raises(
+            UserError, match=r"not UTF-8 \(one column\) \(after 1 others(.|\n)*toy\.tsv:8"
+        ):
             made(tmp_path, max_bad_rows=1)
 
 
@@ -290,8 +290,21 @@ def test_unknown_names(tmp_path: pathlib.Path) -> None:
     [
         {"feature_lengths": {"inputs": 64}},
         {"feature_lengths": {"inputs": 64, "targets": 1}},
+        {"feature_lengths": {"inputs": 64, "targets": True}},
+        {"feature_lengths": 64},
+        {"mixture_or_task_name": None},
         {"num_workers": 0},
+        {"num_workers": 1.5},
         {"examples_per_task": 0},
+        {"examples_per_task": "10"},
+        {"max_bad_rows": -1},
+        {"max_bad_rows": None},
+        {"max_bad_rows": 0.5},
+        {"seed": "0"},
+        {"seed": True},
+        {"allow_missing": "yes"},
+        {"data_dir": 3},
+        {"prepared_dir": ""},
     ],
 )
 def test_settings_are_checked(tmp_path: pathlib.Path, changes: dict[str, Any]) -> None:
@@ -299,72 +312,69 @@ def test_settings_are_checked(tmp_path: pathlib.Path, changes: dict[str, Any]) -
         config(tmp_path, **changes)
 
 
-# --- damage and interruption --------------------------------------------------------------------
+@pytest.mark.parametrize("below", ["", "below/it"])
+def test_a_prepared_dir_that_is_a_file(tmp_path: pathlib.Path, below: str) -> None:
+    (tmp_path / "file").write_text("")
+    with registered([toy("toy_a", counting(3))]), pytest.raises(UserError) as caught:
+        made(tmp_path / "file" / below)
+    assert str(tmp_path / "file") in str(caught.value)
+    assert "PREPARED_DIR" in caught.value.fix
 
 
-@pytest.mark.parametrize("name", ["tokens.bin", "task.json", "records.jsonl"])
-def test_a_torn_task_is_made_again(tmp_path: pathlib.Path, name: str) -> None:
-    with registered([toy("toy_a", counting(10)), toy("toy_b", counting(5))]):
-        first = made(tmp_path)
-        before = contents(tmp_path)
-        path = tmp_path / "tasks" / first.manifest["tasks"][0]["folder"] / name
-        path.write_bytes(path.read_bytes()[:-4])
-        second = made(tmp_path)
-    assert second.path == first.path
-    assert contents(tmp_path) == before
+def test_the_home_folder_in_paths(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    named = config(pathlib.Path("~/x"), data_dir="~/data")
+    assert (named.root, named.data_dir) == (tmp_path / "x", str(tmp_path / "data"))
+    monkeypatch.setenv("FLAN_PREPARED_DIR", "~/y")
+    assert DataConfig("toys", LENGTHS, "quickstart").root == tmp_path / "y"
+    assert config(tmp_path, modules="one_module").modules == ("one_module",)
 
 
-def test_a_torn_mixture_is_made_again(tmp_path: pathlib.Path) -> None:
-    with registered([toy("toy_a", counting(10))]):
-        first = made(tmp_path)
-        before = contents(tmp_path)
-        (first.path / "lengths.bin").write_bytes(b"")
-        assert made(tmp_path).path == first.path
-    assert contents(tmp_path) == before
+# --- members without examples -------------------------------------------------------------------
+
+TOO_LONG = [("q", "and on" * 50)] * 3
+EMPTY_MEMBERS = [
+    ([], "no rows"),
+    (TOO_LONG, "3 targets too long"),
+    (["not UTF-8"], "1 bad row: not UTF-8"),
+]
 
 
-def test_killed_at_any_moment_and_run_again(tmp_path: pathlib.Path) -> None:
-    reference = made(tmp_path / "whole", "toy_pair", modules=("tests.toy_tasks",))
-    killed = tmp_path / "killed"
-    code = f"""
-import pathlib, sys
-from flan_train.prepare import DataConfig, prepare
-print("ready", flush=True)
-prepare(DataConfig("toy_pair", {LENGTHS!r}, "quickstart", prepared_dir={str(killed)!r},
-                   modules=("tests.toy_tasks",)), progress=False)
-"""
-    for delay in (0.0, 0.02, 0.05, 0.1):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        assert process.stdout
-        process.stdout.readline()
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        for folder in (killed / "tasks").glob("toy_*"):
-            assert {path.name for path in folder.iterdir()} >= {"task.json", "tokens.bin"}
-    again = made(killed, "toy_pair", modules=("tests.toy_tasks",))
-    assert again.manifest == reference.manifest
-    assert contents(killed) == contents(tmp_path / "whole")
+@pytest.mark.parametrize(("rows", "why"), EMPTY_MEMBERS)
+def test_a_member_without_examples_is_as_good_as_missing(
+    tmp_path: pathlib.Path, rows: list[Any], why: str
+) -> None:
+    three = [toy("toy_a", counting(4)), toy("toy_b", rows), toy("toy_c", counting(12))]
+    with registered(three):
+        with pytest.raises(
+            UserError, match=rf"1 of 3 tasks(.|\n)*toy_b: {why}(.|\n)*ALLOW_MISSING"
+        ):
+            made(tmp_path, max_bad_rows=1)
+        dataset = made(tmp_path, max_bad_rows=1, allow_missing=True)
+    assert dataset.manifest["empty"] == {"toy_b": why}
+    assert dataset.shares == {"toy_a": 0.25, "toy_b": 0.0, "toy_c": 0.75}
+    listed = dataset.manifest["tasks"][1]
+    assert (listed["task"], listed["examples"]) == ("toy_b", 0)
+    assert listed["drops"] == ({"targets too long": 3} if rows is TOO_LONG else {})
+    assert [row["reason"] for row in listed["bad_rows"]] == [r for r in rows if r == "not UTF-8"]
+    assert np.diff(dataset.task_offsets).tolist() == [4, 0, 12]
+    assert [dataset.record(i)["task"] for i in (3, 4)] == ["toy_a", "toy_c"]
+    plan = packing.plan_epoch(dataset, (64, 32), seed=0, epoch=0)
+    assert sorted(plan.examples.tolist()) == list(range(16))
+    summary = run_record.mixture_summary(dataset, plan, (64, 32))
+    assert [task["rows"] for task in summary["tasks"]] == [4, 0, 12]
+    assert summary["empty"] == {"toy_b": why}
+    assert sum(summary["tasks"][1]["drops"].values()) == len(rows)
 
 
-# --- imports ----------------------------------------------------------------------------------
-
-
-def test_preparing_imports_no_tensorflow(tmp_path: pathlib.Path) -> None:
-    code = f"""
-import sys
-from flan_train.prepare import DataConfig, prepare
-prepare(DataConfig("quickstart_addition_cot", {LENGTHS!r}, "quickstart", examples_per_task=5,
-                   prepared_dir={str(tmp_path)!r}))
-print([name for name in ("tensorflow", "seqio", "jax", "grain") if name in sys.modules])
-"""
-    output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert output.stdout.strip() == "[]"
+def test_an_evaluation_split_may_lack_a_member(tmp_path: pathlib.Path) -> None:
+    with registered([toy("toy_a", counting(4)), toy("toy_b", [])]):
+        dataset = prepare(config(tmp_path), "validation", progress=False)
+    assert dataset.manifest["empty"] == {"toy_b": "no rows"}
+    assert dataset.shares == {"toy_a": 1.0, "toy_b": 0.0}
+    pair = [toy("toy_a", counting(4)), toy("toy_b", TOO_LONG)]
+    with registered(pair), pytest.raises(UserError, match="3 targets too long"):
+        prepare(config(tmp_path), "validation", progress=False)
 
 
 def test_where_prepared_datasets_go_by_default(

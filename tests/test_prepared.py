@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from flan_train import shards
+from flan_train import open_files, shards
 from flan_train.errors import UserError
 from flan_train.prepare import DataConfig, prepare
 from flan_train.prepared import PreparedDataset, open_prepared
@@ -124,6 +127,7 @@ def test_damage_is_named_when_opening(
         open_prepared(made.path)
     assert str(path) in str(caught.value)
     assert "flan-train prepare" in caught.value.fix
+    assert "damaged" in caught.value.fix
     assert str(path.parent) in caught.value.fix
 
 
@@ -153,12 +157,27 @@ def test_a_shard_cut_short_while_open(made: PreparedDataset) -> None:
         reopened.tokens(29)
 
 
-def test_an_altered_record_is_named(made: PreparedDataset) -> None:
-    path = file_of(made, "task", "records.jsonl")
-    content = path.read_bytes()
-    path.write_bytes(b"#" + content[1:])
-    with pytest.raises(UserError, match="a record cannot be read"):
-        open_prepared(made.path).record(0)
+@pytest.mark.parametrize(
+    ("name", "offset"),
+    [
+        ("records.jsonl", 0),
+        ("records.jsonl", 20),
+        ("record_offsets.bin", 0),
+        ("record_offsets.bin", 8),
+        ("record_offsets.bin", 15),
+        ("record_checksums.bin", 1),
+    ],
+)
+def test_an_altered_record_is_named(made: PreparedDataset, name: str, offset: int) -> None:
+    path = file_of(made, "task", name)
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 0x80 if name == "record_offsets.bin" else 0x01
+    path.write_bytes(content)
+    reopened = open_prepared(made.path)
+    with pytest.raises(UserError, match=r"damaged: .*example 0") as caught:
+        reopened.record(0)
+    assert str(path.parent) in str(caught.value)
+    reopened.record(35)  # the other task is whole
 
 
 def test_another_format_version(made: PreparedDataset) -> None:
@@ -186,6 +205,68 @@ def test_the_vocabulary_must_be_the_one_used(tmp_path: pathlib.Path) -> None:
         _ = open_prepared(made.path).vocabulary
 
 
+def test_a_store_that_moved_with_its_vocabulary(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vocabulary_file(data: pathlib.Path) -> pathlib.Path:
+        return data / "vocab" / "t5_cc_all.32000.spiece.model"
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    vocabulary_file(here).parent.mkdir(parents=True)
+    shutil.copy(vocabulary_path("quickstart"), vocabulary_file(here))
+    config = DataConfig(
+        "toy_a", LENGTHS, "t5", data_dir=str(here), prepared_dir=str(here / "prepared")
+    )
+    with registered([toy("toy_a", counting(3))]):
+        made = prepare(config, progress=False)
+        size = made.vocabulary.size
+        here.rename(there)
+        moved = there / "prepared" / "mixtures" / made.path.name
+        monkeypatch.delenv("FLAN_DATA_DIR", raising=False)
+        with pytest.raises(UserError, match="vocabulary"):
+            _ = open_prepared(moved).vocabulary
+        assert open_prepared(moved, data_dir=str(there)).vocabulary.size == size
+        monkeypatch.setenv("FLAN_DATA_DIR", str(there))
+        words = open_prepared(moved).vocabulary
+        assert words.path == vocabulary_file(there)
+        # Another file under the name: the path in the manifest is the one to take.
+        config = dataclasses.replace(
+            config, data_dir=str(there), prepared_dir=str(there / "prepared")
+        )
+        again = prepare(config, progress=False)
+    assert again.path == moved
+    assert len(list(moved.parent.iterdir())) == 1
+    assert again.manifest["vocabulary"]["path"] == str(vocabulary_file(there))
+    assert again.vocabulary.decode(again.tokens(0)[0]) == counting(1)[0][0]
+    other = tmp_path / "other"
+    vocabulary_file(other).parent.mkdir(parents=True)
+    vocabulary_file(other).write_bytes(vocabulary_file(there).read_bytes() + b"\x78\x01")
+    assert open_prepared(moved, data_dir=str(other)).vocabulary.path == vocabulary_file(there)
+    vocabulary_file(there).unlink()
+    with pytest.raises(UserError, match="has changed since the dataset was prepared"):
+        _ = open_prepared(moved, data_dir=str(other)).vocabulary
+
+
+def test_what_is_missing_is_retold_in_the_same_folder(tmp_path: pathlib.Path) -> None:
+    config = DataConfig(
+        "toys",
+        LENGTHS,
+        "quickstart",
+        data_dir=str(tmp_path),
+        prepared_dir=str(tmp_path / "prepared"),
+        allow_missing=True,
+    )
+    made = []
+    for place in ("/one/b.tsv", "/two/b.tsv"):
+        with registered([toy("toy_a", counting(3)), toy("toy_b", [], missing=place)]):
+            made.append(prepare(config, progress=False))
+            assert made[-1].manifest["missing"] == {"toy_b": place}
+    assert made[0].path == made[1].path
+    assert {path.name for path in made[0].path.iterdir()} == {
+        *("manifest.json", "lengths.bin", "starts.bin", "checksums.bin")
+    }
+
+
 def test_large_vocabularies_are_stored_wide() -> None:
     assert shards.token_dtype(65_536) == np.dtype("<u2")
     assert shards.token_dtype(65_537) == np.dtype("<i4")
@@ -195,7 +276,7 @@ def test_more_files_than_may_be_open(tmp_path: pathlib.Path) -> None:
     paths = [tmp_path / f"{number}.bin" for number in range(40)]
     for number, path in enumerate(paths):
         path.write_bytes(bytes([number]) * 8)
-    files = shards.OpenFiles(limit=4)
+    files = open_files.OpenFiles(limit=4)
     before = len(os.listdir("/proc/self/fd"))
     for path in paths + paths[::-1]:
         assert files.read(path, 2, 3) == bytes([int(path.stem)]) * 3
@@ -203,12 +284,42 @@ def test_more_files_than_may_be_open(tmp_path: pathlib.Path) -> None:
 
 
 def test_leftovers_of_killed_processes_go(tmp_path: pathlib.Path) -> None:
+    code = f"""
+import os, pathlib
+from flan_train import shards
+with shards.NewFolder(pathlib.Path({str(tmp_path)!r}) / "theirs") as folder:
+    folder.append("data.bin", b"half")
+    os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    (dead,) = tmp_path.iterdir()
     with shards.NewFolder(tmp_path / "mine") as folder:
-        dead = folder.path.with_name(folder.path.name.replace(str(os.getpid()), "999999999"))
-        dead.mkdir()
+        # Both of one kernel: only the one whose writer is gone lets go of its lock.
         shards.remove_leftovers(tmp_path)
-        assert folder.path.is_dir()
         assert not dead.exists()
+        assert folder.path.is_dir()
+        folder.finish("task.json", {"format_version": shards.FORMAT_VERSION})
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["task.json"]
+
+
+@pytest.mark.parametrize("name", [".tmp-anothermachine-1", None])
+def test_leftovers_without_a_lock_that_counts_go_after_a_day(
+    tmp_path: pathlib.Path, name: str | None
+) -> None:
+    with shards.NewFolder(tmp_path / "mine") as folder:
+        folder.append("data.bin", b"half")
+        left = folder.path
+        if name is None:
+            (left / ".lock").unlink()
+        else:  # of another machine, whose locks do not show here
+            left = left.rename(tmp_path / name)
+        shards.remove_leftovers(tmp_path)
+        assert left.is_dir()
+        for path in (left, *left.iterdir()):
+            os.utime(path, (0, 0))
+        shards.remove_leftovers(tmp_path)
+        assert not left.exists()
 
 
 def test_a_full_disk_is_explained(tmp_path: pathlib.Path) -> None:

@@ -23,7 +23,7 @@ class ListSource:
     def rows(self, split: str, data_dir: str | None) -> Iterator[Row | BadRow]:
         for number, item in enumerate(self.items, start=1):
             if isinstance(item, str):
-                yield BadRow(f"toy.tsv:{number}", item, "two columns")
+                yield BadRow(f"toy.tsv:{number}", item, "one column", "two columns")
             else:
                 yield {"example_id": f"toy:{number}", "question": item[0], "answer": item[1]}
 

@@ -17,12 +17,13 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import safetensors
 
 from flan_train import __version__, checkpoints
 from flan_train.convert.hf_config import config_from_hf, config_to_hf
 from flan_train.convert.hf_files import TensorFiles, read_json, write_json, write_tensors
 from flan_train.convert.hf_table import LM_HEAD, SHARED, TOKEN_TABLES, UNREAD, flat, sources
-from flan_train.errors import UserError
+from flan_train.errors import UserError, check_writable, not_written
 from flan_train.models import t5
 
 META_KEY = "hugging_face"
@@ -46,10 +47,11 @@ def hf_to_flan(
 
     Raises:
       UserError: a folder or file is missing or unreadable, the model is no T5, tensors are
-        missing, unexpected or of the wrong shape (all are listed), or the destination exists.
+        missing, unexpected or of the wrong shape (all are listed), or the destination exists or
+        cannot be written.
     """
     source, destination = pathlib.Path(source), pathlib.Path(destination)
-    _refuse_existing(destination)
+    _check_destination(destination)
     with opened(source) as folder:
         if not dry_run:
             checkpoints.save_params(destination, folder.params(), folder.meta())
@@ -68,10 +70,11 @@ def flan_to_hf(
       dry_run: read and check the checkpoint, and write nothing.
 
     Raises:
-      UserError: the checkpoint is missing or not of the model it says, or the destination exists.
+      UserError: the checkpoint is missing or not of the model it says, or the destination exists
+        or cannot be written.
     """
     source, destination = pathlib.Path(source), pathlib.Path(destination)
-    _refuse_existing(destination)
+    _check_destination(destination)
     params, meta = checkpoints.load_params(source)
     config = _config_of(meta, source)
     arrays = _checked(params, config, source)
@@ -276,21 +279,24 @@ def _some(names: set[str], limit: int = 8) -> str:
     return ", ".join(shown) + more if names else "none"
 
 
-def _refuse_existing(destination: pathlib.Path) -> None:
+def _check_destination(destination: pathlib.Path) -> None:
     if destination.exists():
         raise UserError(
             f"{destination} exists already", expected="a new folder", fix="name another"
         )
+    check_writable("the folder", destination)
 
 
 @contextlib.contextmanager
 def _written_whole(destination: pathlib.Path) -> Iterator[pathlib.Path]:
     # Under another name until complete, so that a folder of that name is always a whole one.
     unfinished = destination.with_name(f".{destination.name}.writing-{os.getpid()}")
-    unfinished.mkdir(parents=True)
     try:
+        unfinished.mkdir(parents=True)
         yield unfinished
         unfinished.rename(destination)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise not_written("the folder", destination, error) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -6,7 +6,8 @@ from flan_train.tasks.procedural.draws import Draw
 from flan_train.tasks.procedural.instances import Family, Instance
 from flan_train.tasks.procedural.words import MONTHS, NAMES, OCCASIONS, PROJECTS, WEEKDAYS
 
-_MOST_STEPS = 3
+# Long enough that there are some two hundred walks each, a fifth of them held out.
+_MOST_DAYS, _MOST_MONTHS = 12, 11
 
 
 def _walk(calendar: tuple[str, ...], start: int, steps: int) -> list[str]:
@@ -20,7 +21,7 @@ def _counted(count: int, unit: str) -> str:
 
 
 def _weekday_shift(draw: Draw) -> Instance:
-    start, count, later = draw.below(len(WEEKDAYS)), draw.between(1, _MOST_STEPS), draw.coin()
+    start, count, later = draw.below(len(WEEKDAYS)), draw.between(1, _MOST_DAYS), draw.coin()
     passed = _walk(WEEKDAYS, start, count if later else -count)
     return Instance(
         fields={
@@ -33,11 +34,12 @@ def _weekday_shift(draw: Draw) -> Instance:
         answer=passed[-1],
         rationale=f"{'Forward' if later else 'Back'} {count}: {', '.join(passed)}.",
         options=WEEKDAYS,
+        identity=(WEEKDAYS[start], str(count if later else -count)),
     )
 
 
 def _month_shift(draw: Draw) -> Instance:
-    start, count, later = draw.below(len(MONTHS)), draw.between(1, _MOST_STEPS), draw.coin()
+    start, count, later = draw.below(len(MONTHS)), draw.between(1, _MOST_MONTHS), draw.coin()
     passed = _walk(MONTHS, start, count if later else -count)
     return Instance(
         fields={
@@ -50,6 +52,7 @@ def _month_shift(draw: Draw) -> Instance:
         answer=passed[-1],
         rationale=f"{'Forward' if later else 'Back'} {count}: {', '.join(passed)}.",
         options=MONTHS,
+        identity=(MONTHS[start], str(count if later else -count)),
     )
 
 

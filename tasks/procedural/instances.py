@@ -10,7 +10,7 @@ from flan_train.tasks.procedural.draws import Draw
 
 # Rows of each split. A held-out family has no train split.
 SPLIT_SIZES: Mapping[str, int] = {"train": 2000, "validation": 40, "test": 100}
-# An instance's bucket of 100 decides its split: [first, last).
+# The bucket of an instance's operation among 100 decides its split: [first, last).
 SPLIT_BUCKETS: Mapping[str, tuple[int, int]] = {
     "validation": (0, 10),
     "test": (10, 20),
@@ -29,8 +29,8 @@ class Instance:
       answer: the reference.
       rationale: the steps, in sentences, that lead to the answer without stating the cue.
       options: what the answer is chosen from, when it is a choice.
-      identity: what makes two instances the same question although their fields differ, such
-        as 3 + 5 and 5 + 3; the fields themselves when empty.
+      identity: the underlying operation, which instances with other names, things or order of
+        numbers share: 3 + 5 whoever has the apples, and 5 + 3; the fields when empty.
     """
 
     fields: Mapping[str, str]
@@ -40,10 +40,12 @@ class Instance:
     identity: tuple[str, ...] = ()
 
     def content(self) -> str:
-        """Returns the text that splits and duplicates are decided by."""
-        if self.identity:
-            return "\x00".join(self.identity)
+        """Returns the text that duplicates are decided by: what the question shows."""
         return "\x00".join(f"{key}={self.fields[key]}" for key in sorted(self.fields))
+
+    def operation(self) -> str:
+        """Returns the text that the split is decided by: what is really asked."""
+        return "\x00".join(self.identity) or self.content()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +68,9 @@ class Family:
         return ("validation", "test") if self.held_out else ("train", "validation", "test")
 
 
-def split_of(family: str, content: str) -> str:
-    """Returns the split an instance belongs to: a fixed partition of all there can be."""
-    digest = hashlib.blake2b(f"{family}\x00{content}".encode(), digest_size=8).digest()
+def split_of(family: str, operation: str) -> str:
+    """Returns the split of an operation: a fixed partition of all there can be."""
+    digest = hashlib.blake2b(f"{family}\x00{operation}".encode(), digest_size=8).digest()
     bucket = int.from_bytes(digest, "little") % 100
     for split, (first, last) in SPLIT_BUCKETS.items():
         if first <= bucket < last:
@@ -80,8 +82,9 @@ def instances(family: Family, split: str, count: int | None = None) -> Iterator[
     """Yields a split's instances, no two the same, in an order that never changes.
 
     The attempts 0, 1, 2, ... of a family are drawn independently of the split asked for; a split
-    takes those whose content hashes into it. Hence no instance is in two splits, and asking for
-    more rows keeps the first ones.
+    takes those whose operation hashes into it. Hence what validation and test ask is never
+    trained on, not even with other names; inside a split an operation may come again with other
+    names. Asking for more rows keeps the first ones.
 
     Args:
       family: the generator.
@@ -100,7 +103,7 @@ def instances(family: Family, split: str, count: int | None = None) -> Iterator[
             return
         instance = family.make(Draw("quickstart", family.name, attempt))
         content = instance.content()
-        if content in seen or split_of(family.name, content) != split:
+        if content in seen or split_of(family.name, instance.operation()) != split:
             continue
         seen.add(content)
         yield instance

@@ -24,21 +24,23 @@ def _addition(draw: Draw) -> Instance:
 
 
 def _story_sum(draw: Draw) -> Instance:
-    a, b = draw.between(2, 9), draw.between(1, 5)
+    a, b = draw.between(2, 30), draw.between(2, 12)
     return Instance(
         fields={"name": draw.pick(NAMES), "things": draw.pick(THINGS), "a": str(a), "b": str(b)},
         answer=str(a + b),
         rationale=f"{a}+{b}={a + b}.",
+        identity=(str(min(a, b)), str(max(a, b))),
     )
 
 
 def _story_difference(draw: Draw) -> Instance:
-    b, left = draw.between(1, 5), draw.between(1, 9)
+    b, left = draw.between(2, 12), draw.between(2, 20)
     a = b + left
     return Instance(
         fields={"name": draw.pick(NAMES), "things": draw.pick(THINGS), "a": str(a), "b": str(b)},
         answer=str(left),
         rationale=f"{a}-{b}={left}.",
+        identity=(str(a), str(b)),
     )
 
 
@@ -69,6 +71,7 @@ def _sort_digits(draw: Draw, descending: bool) -> Instance:
         fields={"digits": "".join(digits)},
         answer="".join(ordered),
         rationale=f"First {first}, then {second}, then {third}, then {fourth}.",
+        identity=tuple(sorted(digits)),
     )
 
 
@@ -90,6 +93,7 @@ def _extreme(draw: Draw, largest: bool) -> Instance:
         answer=str(choose(numbers)),
         rationale=f"{a} and {b}: keep {kept}. {kept} and {c}: keep {choose(numbers)}.",
         options=(str(a), str(b), str(c)),
+        identity=tuple(map(str, sorted(numbers))),
     )
 
 
@@ -110,6 +114,7 @@ def _second_largest(draw: Draw) -> Instance:
         answer=str(middle),
         rationale=f"From large to small: {high}, {middle}, {low}.",
         options=(str(a), str(b), str(c)),
+        identity=(str(low), str(middle), str(high)),
     )
 
 
@@ -126,7 +131,7 @@ def _parity(draw: Draw) -> Instance:
 
 def _quantity(draw: Draw) -> Instance:
     first, second = draw.sample(NAMES, 2)
-    a, b = draw.sample(range(2, 13), 2)
+    a, b = draw.sample(range(2, len(NUMBER_WORDS)), 2)
     more = draw.coin()
     winner, count, other = (first, a, b) if (a > b) == more else (second, b, a)
     word = "more" if more else "fewer"
@@ -145,6 +150,8 @@ def _quantity(draw: Draw) -> Instance:
             f"and {winner} has {NUMBER_WORDS[count]}."
         ),
         options=(first, second),
+        # Neither who has which nor whether more or fewer is asked makes it another comparison.
+        identity=(NUMBER_WORDS[min(a, b)], NUMBER_WORDS[max(a, b)]),
     )
 
 

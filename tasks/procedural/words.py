@@ -22,7 +22,8 @@ LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 
 NUMBER_WORDS = (
     "zero", "one", "two", "three", "four", "five", "six",
-    "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
 )  # fmt: skip
 
 # Kind with its article -> its members.

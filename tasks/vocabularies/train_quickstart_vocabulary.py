@@ -41,7 +41,7 @@ def corpus() -> Iterator[str]:
         if not task.held_out:
             for row in itertools.islice(task.rows("train"), ROWS_PER_TASK):
                 if isinstance(row, BadRow):
-                    raise ValueError(f"{row.where}: {row.reason}: {row.detail}")
+                    raise ValueError(f"{row.where}: {row.reason}: {row.found}")
                 rendered = task.render(row, seed=0)
                 yield rendered.inputs
                 yield rendered.targets

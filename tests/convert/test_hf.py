@@ -321,6 +321,20 @@ def test_existing_destinations_and_wrong_checkpoints(tmp_path: pathlib.Path) -> 
     assert not list(tmp_path.glob(".back*"))
 
 
+@pytest.mark.parametrize("kind", ["under a file", "where nothing can be made"])
+def test_destinations_that_cannot_be_written(kind: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    base = tmp_path / "file" if kind == "under a file" else pathlib.Path("/proc/flan")
+    if not base.parent.is_dir():
+        pytest.skip("this system has no /proc")
+    theirs = folder_of(tmp_path / "hf", UNTIED, tensors_of(UNTIED))
+    with pytest.raises(UserError, match="the folder cannot be"):
+        hf.hf_to_flan(theirs, base / "new")
+    hf.hf_to_flan(theirs, tmp_path / "flan")
+    with pytest.raises(UserError, match="the folder cannot be"):
+        hf.flan_to_hf(tmp_path / "flan", base / "new")
+
+
 # --- the real thing
 
 

@@ -57,6 +57,11 @@ def test_nested_mixtures_keep_their_proportions() -> None:
     assert rates.shares(outer, counts, known.get) == {"a": 0.125, "b": 0.125, "c": 0.75}
     # A task without examples is left out, and its own mixture is renormalised.
     assert rates.shares(outer, {**counts, "b": 0}, known.get) == {"a": 0.25, "c": 0.75}
+    assert rates.placed_shares(outer, counts, known.get) == {
+        ("M", "a"): 0.125,
+        ("M", "b"): 0.125,
+        ("N", "c"): 0.75,
+    }
     # A mixture without examples leaves everything to the others.
     assert rates.shares(outer, {"a": 300, "b": 100}, known.get) == {"a": 0.5, "b": 0.5}
     assert rates.shares(outer, {}, known.get) == {}
@@ -115,3 +120,15 @@ def test_apportion_refuses_nonsense(shares: dict[str, float], total: int) -> Non
 def test_apportion_needs_a_share(shares: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="every share is 0"):
         rates.apportion(shares, 3)
+
+
+def test_a_task_in_two_places_has_the_sum_of_both() -> None:
+    known = {
+        "M": MixtureDefinition("M", (Member("a"), Member("b"))),
+        "N": MixtureDefinition("N", (Member("b"),)),
+    }
+    outer = MixtureDefinition("O", (Member("M", 1.0), Member("N", 1.0)))
+    counts = {"a": 3, "b": 1}
+    assert rates.shares(outer, counts, known.get) == {"a": 0.375, "b": 0.625}
+    placed = rates.placed_shares(outer, counts, known.get)
+    assert placed == {("M", "a"): 0.375, ("M", "b"): 0.125, ("N", "b"): 0.5}

@@ -21,7 +21,10 @@ _KIND_OF = {
     }.items()
     for word in members.split()
 }
-_COUNTING_TEXT = "zero one two three four five six seven eight nine ten eleven twelve"
+_COUNTING_TEXT = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    " sixteen seventeen eighteen nineteen twenty"
+)
 _COUNTING = _COUNTING_TEXT.split()
 
 

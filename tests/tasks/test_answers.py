@@ -30,11 +30,9 @@ def test_after_cue(text: str, expected: str | None) -> None:
     assert found == expected
 
 
-def test_text_and_first_line() -> None:
+def test_text() -> None:
     assert answers.extract("  two\nlines ", "text") == "two\nlines"
-    assert answers.extract("\n two \nlines ", "first_line") == "two"
     assert answers.extract(" \n ", "text") is None
-    assert answers.extract(" \n ", "first_line") is None
 
 
 def test_unknown_style_names_the_nearest() -> None:

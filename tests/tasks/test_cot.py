@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pathlib
 import pickle
+import re
 
 import pytest
 from hypothesis import given
@@ -69,7 +70,7 @@ def test_few_shot_prompts(data_dir: str) -> None:
     for split in task.splits:
         for row in good_rows(task, split, data_dir):
             pool = cot._pool("gsm8k", cot.sources.file_key(cot.CotSource("gsm8k").path(data_dir)))
-            drawn = cot.draw_exemplars(pool, row, 3, task.name)
+            drawn = cot.draw_exemplars(pool, row, 3, task.name, "gsm8k")
             counted.add(len(drawn))
             ids = [exemplar["example_id"] for exemplar in drawn]
             assert set(ids) <= set(train)
@@ -106,16 +107,20 @@ def test_candidates_lose_one_exemplar_at_a_time(data_dir: str) -> None:
 )
 def test_an_exemplar_is_never_the_query(count: int, seed: int, repeated: int) -> None:
     def made(index: int) -> Row:
-        return {"example_id": str(index), "question": f"  Q {index % (repeated + 5)} "}
+        options = f"Options:\n(A) {index}"
+        return {"example_id": str(index), "question": f" Q {index % (repeated + 5)}?\n{options}"}
 
-    pool = tuple((cot.question_key(row["question"]), row) for row in map(made, range(count)))
-    query = {"example_id": "query", "question": "q  1"}
-    drawn = cot.draw_exemplars(pool, query, seed, "t")
-    assert drawn == cot.draw_exemplars(pool, query, seed, "t")
-    keys = [cot.question_key(row["question"]) for row in drawn]
-    assert cot.question_key("Q 1") not in keys
+    def key(row: Row) -> str:
+        return cot.question_key("aqua", row["question"])
+
+    pool = tuple((key(row), row) for row in map(made, range(count)))
+    query = {"example_id": "query", "question": "q  1\nOptions:\n(A) 8"}
+    drawn = cot.draw_exemplars(pool, query, seed, "t", "aqua")
+    assert drawn == cot.draw_exemplars(pool, query, seed, "t", "aqua")
+    keys = [key(row) for row in drawn]
+    assert "q1" not in keys
     assert len(set(keys)) == len(keys)
-    others = {key for key, _ in pool} - {"q 1"}
+    others = {key for key, _ in pool} - {"q1"}
     assert min(2, len(others)) <= len(drawn) <= 5
 
 
@@ -135,6 +140,65 @@ def test_splits_are_disjoint_and_keep_duplicates_together(tmp_path: pathlib.Path
     assert not questions["train"] & (questions["validation"] | questions["test"])
     assert not questions["validation"] & questions["test"]
     assert 4 <= len(questions["validation"]) <= 20
+
+
+def test_questions_that_differ_in_options_only_are_one() -> None:
+    key = cot.question_key
+    assert key("aqua", "How many?\nOptions:\n(A) 3\n(B) 4") == "howmany"
+    assert key("aqua", "how  MANY ?\noptions\n(A) 5\n(B) 6") == "howmany"
+    assert key("aqua", "How many options?\nOptions:\n(A) 3") == "howmanyoptions"
+    assert key("creak", "It rains.\n- yes\n- no") == key("creak", "It rains\nOptions:\n- yes\n- no")
+    assert key("strategyqa", "Is it?") == key("strategyqa", " is IT")
+    assert key("gsm8k", "2 + 2?") != key("gsm8k", "2 + 3?")
+    assert key("gsm8k", "+ ?") != key("gsm8k", "- ?")
+    sentences = "Options:\n- Sentence A: {}\n- Sentence B: {}"
+    one, two = sentences.format("It ate.", "It sang."), sentences.format("It sang.", "It ate.")
+    assert key("sensemaking", f"Which is odd?\n{one}") == key("sensemaking", f"Pick one.\n{two}")
+    other = sentences.format("It ate.", "It slept.")
+    assert key("sensemaking", f"Which is odd?\n{one}") != key(
+        "sensemaking", f"Which is odd?\n{other}"
+    )
+
+
+def test_other_options_do_not_bring_a_question_into_another_split(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "cot").mkdir()
+    lines = [
+        f"What is {i // 4} + 1?\\nOptions:\\n(A) {i}\\n(B) {i + 1}\t(A)\tIt is ({i})."
+        for i in range(1600)
+    ]
+    (tmp_path / "cot" / "aqua_train.tsv").write_text("\n".join(lines), encoding="utf-8")
+    task = tasks.get("cot_aqua_fs")
+    asked = {
+        split: {row["question"].split("\n")[0] for row in good_rows(task, split, str(tmp_path))}
+        for split in task.splits
+    }
+    assert all(asked.values())
+    assert sum(map(len, asked.values())) == 400
+    for row in good_rows(task, "train", str(tmp_path))[:100]:
+        shown = task.render(row, 0, None, str(tmp_path)).inputs
+        assert shown.count(row["question"].split("\n")[0]) == 1
+
+
+def test_no_real_question_of_validation_or_test_is_trained_on(flan_data_dir: pathlib.Path) -> None:
+    """Told apart here by plain means: the text above the options, letters and digits only."""
+    data_dir, looked_at = str(flan_data_dir), 0
+    for dataset in ("aqua", "creak", "ecqa", "esnli", "gsm8k", "qasc", "qed", "strategyqa"):
+        task = tasks.get(f"cot_{dataset}_zs")
+        if task.available(data_dir):
+            continue
+        looked_at += 1
+        asked = {
+            split: {
+                re.sub(r"[\W_]+", "", re.split(r"\n\s*options", row["question"].casefold())[0])
+                for row in good_rows(task, split, data_dir)
+            }
+            for split in task.splits
+        }
+        for split in ("validation", "test"):
+            assert asked[split]
+            assert not asked[split] & asked["train"], (dataset, split)
+    if not looked_at:
+        pytest.skip("none of the files is at hand")
 
 
 def test_seed_and_task_change_the_draw(data_dir: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from flan_train import tasks
+from flan_train import mixtures, tasks
 from flan_train.errors import UserError
 from flan_train.tasks.definitions import BadRow
 from tests.cot_folder import write_cot_folder
@@ -75,6 +76,29 @@ def plain_route(
             }
 
 
+def check_both_routes(
+    task: tasks.TaskDefinition, split: str, data_dir: str, model: pathlib.Path, limits: Any
+) -> list[dict[str, Any]]:
+    """Asserts that SeqIO gives the plain route's examples; returns them."""
+    expected = list(plain_route(task, split, data_dir, model, limits))
+    dataset = seqio.get_mixture_or_task(task.name).get_dataset(
+        limits, split=split, shuffle=False, seed=0
+    )
+    found = list(dataset.as_numpy_iterator())
+    assert len(found) == len(expected) > 20
+    for ours, theirs in zip(expected, found, strict=True):
+        rendered = ours["rendered"]
+        np.testing.assert_array_equal(theirs["inputs"], ours["inputs"])
+        np.testing.assert_array_equal(theirs["targets"], ours["targets"])
+        assert theirs["inputs_pretokenized"].decode() == rendered.inputs
+        assert theirs["targets_pretokenized"].decode() == rendered.targets
+        assert theirs["shots"] == rendered.shots
+        for key in ("task", "template_id", "form", "example_id", "answer"):
+            assert theirs[key].decode() == getattr(rendered, key)
+        assert tuple(option.decode() for option in theirs["options"]) == rendered.options
+    return found
+
+
 @pytest.mark.parametrize("dataset", ["gsm8k", "ecqa"])
 @pytest.mark.parametrize("form", ["zs", "fs", "inv"])
 def test_both_routes_give_the_same_ids(
@@ -87,28 +111,72 @@ def test_both_routes_give_the_same_ids(
     monkeypatch.setenv("FLAN_DATA_DIR", str(flan_data_dir))
     # Tight enough that exemplars fall away, prompts are cut and targets are dropped.
     limits = {"inputs": 60 if form != "fs" else 130, "targets": 80}
-    split = "validation"
-    expected = list(plain_route(task, split, str(flan_data_dir), model, limits))
-    dataset_of_task = seqio.get_mixture_or_task(task.name).get_dataset(
-        limits, split=split, shuffle=False, seed=0
-    )
-    found = list(dataset_of_task.as_numpy_iterator())
-    assert len(found) == len(expected) > 20
-    for ours, theirs in zip(expected, found, strict=True):
-        rendered = ours["rendered"]
-        np.testing.assert_array_equal(theirs["inputs"], ours["inputs"])
-        np.testing.assert_array_equal(theirs["targets"], ours["targets"])
-        assert theirs["inputs_pretokenized"].decode() == rendered.inputs
-        assert theirs["targets_pretokenized"].decode() == rendered.targets
-        assert theirs["shots"] == rendered.shots
-        for key in ("task", "template_id", "form", "example_id", "answer"):
-            assert theirs[key].decode() == getattr(rendered, key)
-        assert tuple(option.decode() for option in theirs["options"]) == rendered.options
+    found = check_both_routes(task, "validation", str(flan_data_dir), model, limits)
     if form == "fs":
         assert {int(example["shots"]) for example in found} >= {0, 1}
+    else:
+        assert any(len(example["inputs"]) == limits["inputs"] for example in found)
     if form != "inv" and dataset == "gsm8k":
-        assert len(found) < task.num_examples(split, str(flan_data_dir))
-    assert any(len(example["inputs"]) == limits["inputs"] for example in found)
+        assert len(found) < task.num_examples("validation", str(flan_data_dir))
+
+
+@pytest.mark.parametrize("dataset", ["gsm8k", "ecqa", "sensemaking"])
+@pytest.mark.parametrize("form", ["zs", "fs", "inv"])
+def test_both_routes_give_the_same_ids_without_real_data(
+    dataset: str, form: str, data_dir: str
+) -> None:
+    """The synthetic folder in the quickstart's vocabulary, through a task added after SeqIO."""
+    task = dataclasses.replace(
+        tasks.get(f"cot_{dataset}_{form}"),
+        name=f"small_{dataset}_{form}",
+        default_vocabulary="quickstart",
+    )
+    model = register.PACKAGED_VOCABULARY
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    lengths: dict[str, list[int]] = {"inputs": [], "targets": []}
+    for row in task.rows("train", data_dir):
+        assert not isinstance(row, BadRow)
+        rendered = task.render(row, 0, None, data_dir)
+        lengths["inputs"].append(len(processor.encode(rendered.inputs)) + 1)
+        lengths["targets"].append(len(processor.encode(rendered.targets)) + 1)
+    # Limits below most prompts and some targets.
+    limits = {
+        "inputs": sorted(lengths["inputs"])[len(lengths["inputs"]) // 10] - 1,
+        "targets": sorted(lengths["targets"])[-8] - 1,
+    }
+    tasks.add(task)
+    try:
+        found = check_both_routes(task, "train", data_dir, model, limits)
+    finally:
+        tasks.remove(task.name)
+    assert len(found) < len(lengths["inputs"])
+    if form == "fs":
+        # The fewest that are ever drawn are 2.
+        assert {int(example["shots"]) for example in found} >= {1, 2}
+    else:
+        assert any(len(example["inputs"]) == limits["inputs"] for example in found)
+
+
+def test_what_is_added_later_is_registered_and_taken_out_again() -> None:
+    task = dataclasses.replace(tasks.get(QUICKSTART), name="late_task")
+    mixture = mixtures.MixtureDefinition("late_mixture", (mixtures.Member("late_task"),))
+    tasks.add(task)
+    mixtures.add(mixture)
+    try:
+        registered = seqio.get_mixture_or_task("late_mixture")
+        assert [inner.name for inner in registered.tasks] == ["late_task"]
+        assert seqio.TaskRegistry.get("late_task").num_input_examples("test") == 100
+    finally:
+        mixtures.remove("late_mixture")
+        tasks.remove("late_task")
+    assert "late_task" not in seqio.TaskRegistry.names()
+    assert "late_mixture" not in seqio.MixtureRegistry.names()
+
+
+def test_a_name_that_seqio_does_not_take() -> None:
+    with pytest.raises(ValueError, match="late task"):
+        tasks.add(dataclasses.replace(tasks.get(QUICKSTART), name="late task"))
+    assert "late task" not in tasks.names()
 
 
 def test_a_quickstart_task_needs_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +216,6 @@ def test_a_mixture_feeds_a_seqio_model() -> None:
 
 
 def test_counts_and_rates(data_dir: str) -> None:
-    from flan_train import mixtures
     from flan_train.mixtures import rates
 
     registered = seqio.get_mixture_or_task("cot")
