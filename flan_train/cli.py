@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = verb(
         "eval",
         "score a checkpoint on suites",
-        "flan-train eval --checkpoint=runs/quickstart/checkpoints/1800 --suite=quickstart_held_out",
+        "flan-train eval --checkpoint=runs/quickstart/checkpoints/1560 --suite=quickstart_held_out",
         _eval,
     )
     _gin_arguments(evaluate)

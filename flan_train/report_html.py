@@ -162,10 +162,16 @@ def _mixture(mixture: Mapping[str, Any] | None) -> str:
     if mixture is None:
         return empty("The run holds no mixture.json: what it trained on is not recorded here.")
     parts = []
-    missing = mixture.get("missing") or {}
-    if missing:
-        items = "".join(f"<li>{esc(f'{task}: {why}')}</li>" for task, why in missing.items())
-        parts.append(f"<p><b>Left out, because their source is missing:</b></p><ul>{items}</ul>")
+    for key, heading in (
+        ("missing", "Left out, because their source is missing:"),
+        ("empty", "Left out, because no example of theirs could be used:"),
+    ):
+        absent = mixture.get(key) or {}
+        if absent:
+            items = "".join(f"<li>{esc(f'{task}: {why}')}</li>" for task, why in absent.items())
+            parts.append(f"<p><b>{heading}</b></p><ul>{items}</ul>")
+    if mixture.get("epoch_note"):
+        parts.append(f"<p>{esc(mixture['epoch_note'])}</p>")
     packing = mixture.get("packing") or {}
     if packing:
         lengths = packing.get("lengths", {})
@@ -182,9 +188,13 @@ def _mixture(mixture: Mapping[str, Any] | None) -> str:
     for task in mixture["tasks"]:
         counts = [int(task.get(key) or 0) for key in ("rows", "input_tokens", "target_tokens")]
         totals = [total + count for total, count in zip(totals, counts, strict=True)]
-        drops = ", ".join(
-            f"{int(n):,} {reason}" for reason, n in (task.get("drops") or {}).items() if n
-        )
+        # What was shortened is said beside what was dropped: both are losses of data.
+        losses = {
+            **(task.get("drops") or {}),
+            "inputs cut": task.get("inputs_cut"),
+            "with fewer exemplars": task.get("fewer_shots"),
+        }
+        drops = ", ".join(f"{int(n):,} {reason}" for reason, n in losses.items() if n)
         rows.append(
             f'<tr><td class="name">{name(task.get("task", ""))}</td>'
             f'<td class="n">{counts[0]:,}</td><td class="n">{number(task.get("share"), 4)}</td>'
@@ -203,7 +213,7 @@ def _mixture(mixture: Mapping[str, Any] | None) -> str:
         ("Share", "n"),
         ("Input tokens", "n minor"),
         ("Target tokens", "n minor"),
-        ("Dropped", "gap"),
+        ("Dropped or shortened", "gap"),
     )
     return "".join(parts) + table(head, rows)
 

@@ -178,11 +178,15 @@ def test_missing_sources_and_drops_are_listed(tmp_path):
         tmp_path,
         synthetic_run.tasks_of(["f", "g", "h"], False),
         missing={"cot_qed_zs": "cot/qed_train.tsv is not there"},
+        empty={"cot_aqua_zs": "0 rows in the file"},
+        epoch_note="cot_small repeats within an epoch",
     )
     text = page_of(tmp_path).text
     assert "Left out, because their source is missing" in text
     assert "cot_qed_zs: cot/qed_train.tsv is not there" in text
     assert "4 targets too long" in text
+    assert "cot_aqua_zs: 0 rows in the file" in text
+    assert "cot_small repeats within an epoch" in text
 
 
 def test_the_summary_shows_held_out_apart_with_all_columns(finished):
