@@ -338,7 +338,7 @@ def _restore_arrays(folder: pathlib.Path, abstract: Any, kind: str) -> Any:
     reader = ocp.PyTreeCheckpointHandler()
     try:
         return reader.restore(folder, args=restore)
-    except Exception as error:
+    except Exception as error:  # as above; the message carries what they said
         raise _unreadable(folder, error) from error
     finally:
         reader.close()

@@ -40,6 +40,9 @@ ROOTS = (
     "flan_train.verbs.prepare_mixture",
 )
 _MACRO = "gin.macro"
+# What gin raises for a mistake in a configuration; anything else is a fault of the program, and its
+# traceback is worth more than a short message.
+GIN_ERRORS = (ValueError, TypeError, RuntimeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,7 @@ class ResolvedConfig:
             raise UserError(
                 error.what, where=error.where, expected=error.expected, fix=error.fix
             ) from error
-        except Exception as error:
+        except GIN_ERRORS as error:
             raise _from_gin(error, f"the configuration of {root}") from error
         arguments: dict[str, Any] = {}
         missing = []
@@ -230,9 +233,7 @@ def _parse_statements(
             expected="NAME = VALUE, where VALUE is a Python literal, %MACRO or @configurable()",
             fix="text needs quotes, and in a shell both kinds: --gin.NAME=\"'text'\"",
         ) from error
-    except UserError:
-        raise
-    except Exception as error:
+    except (*GIN_ERRORS, ImportError) as error:
         raise _from_gin(error, name) from error
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pathlib
 import subprocess
 import sys
-import time
 import types
 
 import numpy as np
@@ -149,13 +148,12 @@ def test_real_chain_of_thought_rows_pack_within_1_5_percent(flan_data_dir: pathl
         assert len(plan) <= 1.015 * bound, name
 
 
-def test_packing_is_fast() -> None:
+def test_a_large_mixture_is_packed_whole_and_near_the_bound() -> None:
+    # How long it takes: benchmarks/packing.py.
     lengths = long_tailed(200_000, 0)
-    packing.pack(lengths[:100], CAPACITY, seed=0)  # compiled here
-    start = time.process_time()
-    packing.pack(lengths, CAPACITY, seed=0)
-    # Ten million examples within a minute are six seconds a million; half a million more to spare.
-    assert time.process_time() - start < 200_000 * 9e-6 + 1.0
+    plan = packing.pack(lengths, CAPACITY, seed=0)
+    assert np.array_equal(np.sort(plan.examples), np.arange(200_000))
+    assert len(plan) <= 1.015 * packing.lower_bound(lengths, CAPACITY)
 
 
 # --- epochs -------------------------------------------------------------------------------------
@@ -253,12 +251,10 @@ def test_a_tiny_share_is_not_rounded_to_nothing_for_ever() -> None:
     assert set(quotas) == {0, 1}
 
 
-def test_thousands_of_tasks_are_shared_out_fast() -> None:
+def test_thousands_of_tasks_get_their_natural_counts_in_a_late_epoch() -> None:
     rows = {f"task{i}": 1 + i % 700 for i in range(2000)}
     shares = {name: count / sum(rows.values()) for name, count in rows.items()}
-    start = time.process_time()
     assert packing.epoch_quotas(rows, shares, 10**6) == rows
-    assert time.process_time() - start < 2
 
 
 def test_a_floor_under_the_epoch_is_told() -> None:

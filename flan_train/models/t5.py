@@ -206,15 +206,10 @@ def encode(
     config: T5Config,
     tokens: Int[AnyArray, "B Ls"],
     segment_ids: Int[AnyArray, "B Ls"],
-    positions: Int[AnyArray, "B Ls"] | None = None,
     *,
     constrain: Constrain = unconstrained,
 ) -> Float[Array, "B Ls D"]:
-    """Returns the encoded inputs in the activation dtype, without dropout.
-
-    `positions` has its place for models that need it; T5's bias follows from the places in a row.
-    """
-    del positions
+    """Returns the encoded inputs in the activation dtype, without dropout."""
     module = _module(params, config)
     return module.encode(tokens, segment_ids, dropout_key=None, constrain=constrain)
 

@@ -30,15 +30,11 @@ def test_a_task_of_ones_own() -> None:
 
 def test_importing_is_light() -> None:
     code = (
-        "import sys, time; start = time.perf_counter();"
-        "import flan_train.mixtures; seconds = time.perf_counter() - start;"
+        "import sys; import flan_train.mixtures;"
         "heavy = {'tensorflow', 'seqio', 'jax', 'sentencepiece', 'flan_train.tasks.cot'};"
-        "print(sorted(heavy & set(sys.modules)), seconds)"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    modules, seconds = result.stdout.rsplit(" ", 1)
-    assert modules == "[]"
-    # Under a second of its own on an idle machine; the tests may share one.
-    assert float(seconds) < 5
+    assert result.stdout.strip() == "[]"
