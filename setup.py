@@ -17,6 +17,8 @@ REQUIRES = [
     "flax>=0.12.8",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
+    "tensorstore>=0.1.86",
+    "msgpack>=1.2",
     "grain>=0.2.18",
     "array-record>=0.8.6",
     "seqio>=0.0.20",
@@ -35,6 +37,9 @@ REQUIRES = [
     "wrapt>=2.0",
     "jinja2>=3.1.4",
     "pyyaml>=6.0",
+    # Metrics of summaries and of translations.
+    "rouge-score>=0.1.2",
+    "sacrebleu>=2.6",
 ]
 
 EXTRAS = {
@@ -43,7 +48,7 @@ EXTRAS = {
     "hf": ["transformers>=5", "datasets"],
     "beam": ["apache-beam>=2.77"],
     "procedural": ["reasoning-gym"],
-    "eval": ["rouge-score", "sacrebleu"],
+    "eval": ["lm-eval>=0.4.13"],
     "dev": [
         "apache-beam>=2.77",
         "beartype",
@@ -53,6 +58,7 @@ EXTRAS = {
         "pytest",
         "pytest-xdist",
         "ruff",
+        "scikit-learn",
         "transformers>=5",
     ],
 }

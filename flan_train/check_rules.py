@@ -139,10 +139,14 @@ def _targets(sample: Sample) -> Iterator[Finding]:
             changed.append(prompt)
         if query.references and query.answer not in query.references:
             strange.append(prompt)
-        if _read(query, sample.task.extraction) != answers.normalise(query.answer):
+        # Nothing is right for outputs that are drawn: there is no answer to read.
+        if sample.task.method != "samples" and not _is_read(query, sample.task.extraction):
             unread.append(prompt)
         if not row_options or sample.task.form == "inv":
             continue
+        if sample.task.extraction == "letter" and not query.target_text:
+            # Of "(A) red" the marker alone is what a target may be.
+            row_options = (*row_options, *(option.partition(" ")[0] for option in row_options))
         if (query.target_text or query.answer) not in row_options:
             outside.append(prompt)
         elif query.target_text and not _is_named(query):
@@ -155,9 +159,9 @@ def _targets(sample: Sample) -> Iterator[Finding]:
     yield from found("references without the answer", FAILURE, strange, sample)
 
 
-def _read(rendered: Rendered, extraction: str) -> str | None:
-    read = answers.extract(rendered.targets, extraction)
-    return None if read is None else answers.normalise(read)
+def _is_read(rendered: Rendered, extraction: str) -> bool:
+    read = answers.extract(rendered.targets, extraction, rendered.options)
+    return answers.is_right(read, [rendered.answer], extraction)
 
 
 def _is_named(query: Rendered) -> bool:
@@ -183,7 +187,8 @@ def _unfilled(sample: Sample) -> Iterator[Finding]:
         own = "\x00".join(texts_of(prompt.row))
         hits += [(prompt, mark) for mark in sorted(marks) if mark not in own]
         of_exemplars += [(prompt, mark) for mark in sorted(more) if mark not in own]
-    if of_exemplars:
+    # Exemplars that are no rows of the task have whatever braces their authors wrote.
+    if of_exemplars and "train" in sample.task.splits:
         known = {mark for text in sample.train_texts() for mark in _SLOTS.findall(text)}
         hits += [(prompt, mark) for prompt, mark in of_exemplars if mark not in known]
     if hits:

@@ -1,93 +1,74 @@
 """Saving and restoring the train state and the data position (Orbax).
 
 A checkpoint is a folder with four items: `params`, `opt_state` (arrays), `data` (the position in
-the data, a few integers) and `meta` (step, config hash, manifest hash, code version, model). A
-parameters-only folder has just `params` and `meta`, and loads like a checkpoint. Orbax writes under
-a temporary name and renames; a step's folder that is incomplete all the same (copied halfway, a
-file system without atomic renames) is never listed and never restored.
+the data, a few integers) and `meta` (step, config hash, manifest hash, code version, model, and the
+checksums of the other items, which are compared whenever they are read). A parameters-only folder
+has just `params` and `meta`, and loads like a checkpoint. Orbax writes under a temporary name and
+renames; a step's folder that is incomplete all the same (copied halfway, a file system without
+atomic renames) is never listed and never restored.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import pathlib
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
-import gin
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
-from flan_train import errors
+from flan_train import (
+    checkpoint_files,
+    checkpoint_restore,
+    checkpoint_retention,
+    errors,
+    storage,
+    t5x_files,
+    t5x_params,
+)
+from flan_train.checkpoint_files import DamagedCheckpoint
+from flan_train.checkpoint_names import FOLDER, checked_folder, missing_items
+from flan_train.checkpoint_restore import Restored, read_items
+from flan_train.checkpoint_retention import CheckpointConfig
+from flan_train.checkpoint_writer import CheckpointWriter
+
+__all__ = [
+    "FOLDER",
+    "CheckpointConfig",
+    "Checkpoints",
+    "DamagedCheckpoint",
+    "Found",
+    "Restored",
+    "check_params",
+    "load_opt_state",
+    "load_params",
+    "read_checksums",
+    "read_meta",
+    "read_position",
+    "save_params",
+]
 
 log = logging.getLogger(__name__)
 
-FOLDER = "checkpoints"
-ITEMS = ("params", "opt_state", "data", "meta")
-_COMMITTED = "_CHECKPOINT_METADATA"  # what Orbax writes last into a step's folder
-_JSON_FILE = "metadata"  # the file Orbax's JSON handler keeps an item in
-_LISTED = 8  # differing parameters that a message shows
 
+class Found(NamedTuple):
+    """The checkpoint that a run goes on from."""
 
-@gin.register(module="flan_train.checkpoints")
-@dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
-    """When checkpoints are written and which are kept.
-
-    Attributes:
-      period: steps between checkpoints; evaluations and the end of training save as well.
-      keep: newest checkpoints to keep, besides the best one so far; None keeps all.
-
-    Raises:
-      UserError: a field has a value that it cannot have.
-    """
-
-    period: int = 1000
-    keep: int | None = 3
-
-    def __post_init__(self) -> None:
-        errors.check_number("CHECKPOINT_PERIOD", self.period, whole=True, minimum=1)
-        errors.check_number("CHECKPOINTS_TO_KEEP", self.keep, whole=True, minimum=1, optional=True)
-
-
-class Restored(NamedTuple):
-    """What `Checkpoints.restore` returns; `data` and `meta` are what was given to `save`."""
-
-    params: Any
-    opt_state: Any
-    data: dict[str, Any]
-    meta: dict[str, Any]
-
-
-@dataclasses.dataclass
-class _KeepNewestAndProtected(PreservationPolicy):
-    newest: int | None
-    protected: set[int]
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        first = 0 if self.newest is None else max(0, len(checkpoints) - max(1, self.newest))
-        return [
-            index >= first or int(info.step) in self.protected
-            for index, info in enumerate(checkpoints)
-        ]
+    step: int
+    restored: Restored
 
 
 class Checkpoints:
     """The checkpoints of one run, in `<model_dir>/checkpoints/<step>`.
 
-    Listing and restoring write nothing: another process may look at a run that is going on.
+    Listing and restoring a step write nothing: another process may look at a run that is going on.
     """
 
     def __init__(self, model_dir: str | pathlib.Path, config: CheckpointConfig) -> None:
         self.folder = pathlib.Path(model_dir).absolute() / FOLDER
         self.config = config
-        self._policy = _KeepNewestAndProtected(config.keep, set())
-        self._manager: ocp.CheckpointManager | None = None
+        self._writer = CheckpointWriter(self.folder, config)
         self._warned: set[str] = set()
 
     def steps(self) -> list[int]:
@@ -98,7 +79,7 @@ class Checkpoints:
         for path in self.folder.iterdir():
             if not path.name.isdecimal() or not path.is_dir():
                 continue
-            missing = _missing_items(path)
+            missing = missing_items(path)
             if not missing:
                 found.append(int(path.name))
             elif path.name not in self._warned:
@@ -116,9 +97,9 @@ class Checkpoints:
         """Returns the folder of a step, whether or not it exists."""
         return self.folder / str(step)
 
-    def protect(self, steps: Sequence[int]) -> None:
-        """Makes these steps, and no others, exempt from removal by `keep`."""
-        self._policy.protected = set(steps)
+    def protect(self, steps: Collection[int]) -> None:
+        """Keeps these steps, such as the best ones, from being removed from the next save on."""
+        self._writer.protected = frozenset(steps)
 
     def save(
         self,
@@ -130,7 +111,8 @@ class Checkpoints:
     ) -> None:
         """Writes a checkpoint in the background; the arrays may be donated once this returns.
 
-        A step that has a checkpoint keeps it.
+        A step that has a checkpoint keeps it. Once it is whole, those that `config` does not keep
+        are removed. A folder that was emptied or removed meanwhile is made again, with a warning.
 
         Args:
           step: updates made.
@@ -138,25 +120,18 @@ class Checkpoints:
           opt_state: the optimizer's state.
           data_state: the position in the data; anything JSON holds.
           meta: what is to be known of the checkpoint; `step` is added to it.
+
+        Raises:
+          UserError: this one or the one before cannot be written.
         """
-        if step in self.steps():
-            return
-        self._writer().save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                opt_state=ocp.args.StandardSave(opt_state),
-                data=ocp.args.JsonSave(dict(data_state)),
-                meta=ocp.args.JsonSave({**meta, "step": step}),
-            ),
-            force=True,
-        )
+        self._writer.save(step, params, opt_state, data_state, meta)
 
     def restore(self, step: int, abstract_params: Any, abstract_opt_state: Any) -> Restored:
         """Returns the checkpoint of `step`, placed as the abstract arrays' shardings say.
 
         Raises:
-          UserError: no such checkpoint, one of another model, or one that cannot be read.
+          UserError: no such checkpoint, or one of another model.
+          DamagedCheckpoint: it cannot be read, or does not hold what was saved.
         """
         self.wait()
         path = self.path(step)
@@ -167,50 +142,111 @@ class Checkpoints:
                 expected=f"one of {self.steps()}" if self.steps() else "at least one checkpoint",
                 fix="name a step that exists",
             )
-        return Restored(
-            params=_restore_arrays(path / "params", abstract_params, "model"),
-            opt_state=_restore_arrays(path / "opt_state", abstract_opt_state, "optimizer"),
-            data=_read_json(path / "data"),
-            meta=_read_json(path / "meta"),
-        )
+        return checkpoint_restore.restore(path, abstract_params, abstract_opt_state)
+
+    def newest_restorable(
+        self, abstract_params: Any, abstract_opt_state: Any, *, strict: bool = False
+    ) -> Found | None:
+        """Returns the newest checkpoint that is what was saved, or None where there is none at all.
+
+        Newer ones that are not are set aside as `<step>.damaged`, loudly; torn ones are passed
+        over. With several processes all of them call this and go on from the same step.
+
+        Args:
+          abstract_params: shapes and shardings of the parameters.
+          abstract_opt_state: those of the optimizer's state.
+          strict: refuse a damaged checkpoint instead of going on from an earlier one.
+
+        Raises:
+          UserError: there are checkpoints, but none can be used; the newest is of another model.
+          DamagedCheckpoint: `strict`, and the newest one is damaged.
+        """
+        candidates = self.steps()[::-1]
+        damaged: list[tuple[int, DamagedCheckpoint]] = []
+        for step in candidates:
+            try:
+                restored = checkpoint_restore.restore(
+                    self.path(step), abstract_params, abstract_opt_state
+                )
+            except DamagedCheckpoint as error:
+                if strict:
+                    raise DamagedCheckpoint(
+                        f"the checkpoint of step {step} is damaged, and --strict was given: "
+                        f"{error.what}",
+                        error.where,
+                        error.arrays,
+                    ) from error
+                damaged.append((step, error))
+                continue
+            self._set_damaged_aside(damaged, step)
+            return Found(step, restored)
+        self.check_some_usable(candidates, damaged)
+        return None
+
+    def check_some_usable(
+        self, steps: Collection[int], damaged: Sequence[tuple[int, DamagedCheckpoint]] = ()
+    ) -> None:
+        """Raises UserError where there are checkpoints, but none that a run could go on from.
+
+        Args:
+          steps: the complete ones.
+          damaged: those of them that are damaged, with what is wrong.
+        """
+        if len(steps) > len(damaged) or not self.folder.is_dir():
+            return
+        lines = [f"\n    {step}: {error.what}" for step, error in damaged]
+        for path in sorted(self.folder.iterdir()):
+            number, _, ending = path.name.partition(".")
+            if not path.is_dir() or not number.isdecimal():
+                continue
+            if not ending and (missing := missing_items(path)):
+                lines.append(f"\n    {path.name}: incomplete (no {', '.join(missing)})")
+            elif ending.split("-")[0] in (checkpoint_retention.DAMAGED, checkpoint_retention.TORN):
+                lines.append(f"\n    {path.name}: set aside before")
+        if lines:
+            raise errors.UserError(
+                f"none of the run's checkpoints can be used{''.join(lines)}",
+                where=str(self.folder),
+                expected="at least one that is whole: a run that has checkpoints never starts anew "
+                "by itself",
+                fix="copy one back, or name another MODEL_DIR; to start anew in this one, delete "
+                "its checkpoints",
+            )
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk; raises what the writing raised."""
-        if self._manager is not None:
-            self._manager.wait_until_finished()
+        """Returns when all that was saved is on disk and what is not kept is removed.
+
+        A checkpoint that was lost because its folder was removed meanwhile is told by a warning.
+
+        Raises:
+          UserError: it could not be written; nothing of it is left.
+        """
+        self._writer.wait()
 
     def close(self) -> None:
         """Waits, and ends the background threads."""
-        if self._manager is not None:
-            self._manager.wait_until_finished()
-            self._manager.close()
-            self._manager = None
+        self._writer.close()
 
-    def _writer(self) -> ocp.CheckpointManager:
-        if self._manager is None:
-            self._set_torn_aside()
-            self._manager = ocp.CheckpointManager(
-                self.folder,
-                item_names=ITEMS,
-                options=ocp.CheckpointManagerOptions(
-                    create=True,
-                    cleanup_tmp_directories=True,
-                    preservation_policy=self._policy,
-                    enable_async_checkpointing=True,
-                ),
+    def _set_damaged_aside(
+        self, damaged: Sequence[tuple[int, DamagedCheckpoint]], instead: int
+    ) -> None:
+        for step, error in damaged:
+            name = f"{step}.{checkpoint_retention.DAMAGED}"
+            if jax.process_index() == 0:
+                path = self.path(step)
+                name = checkpoint_retention.set_aside(path, checkpoint_retention.DAMAGED).name
+            log.error(
+                "THE CHECKPOINT OF STEP %s IS DAMAGED: %s. It was set aside as %s; the run goes on "
+                "from the checkpoint of step %s.",
+                f"{step:,}",
+                error.what,
+                name,
+                f"{instead:,}",
             )
-        return self._manager
+        if damaged and jax.process_count() > 1:
+            from jax.experimental import multihost_utils
 
-    def _set_torn_aside(self) -> None:
-        # A torn folder bears the name of a step that will be saved again.
-        if jax.process_index() or not self.folder.is_dir():
-            return
-        for path in sorted(self.folder.iterdir()):
-            if path.is_dir() and path.name.isdecimal() and _missing_items(path):
-                aside = path.with_name(f"{path.name}.torn")
-                shutil.rmtree(aside, ignore_errors=True)
-                path.rename(aside)
-                log.warning("set the incomplete checkpoint %s aside as %s", path, aside.name)
+            multihost_utils.sync_global_devices("damaged checkpoints were set aside")
 
 
 def save_params(path: str | pathlib.Path, params: Any, meta: Mapping[str, Any]) -> None:
@@ -230,170 +266,84 @@ def save_params(path: str | pathlib.Path, params: Any, meta: Mapping[str, Any]) 
             f"{path} exists already", expected="a new folder", fix="name another, or remove it"
         )
     errors.check_writable("the folder", path)
+    meta = checkpoint_files.with_checksums(meta, {"params": params})
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler("params", "meta")) as writer:
             writer.save(
                 path,
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(dict(meta))
+                    params=checkpoint_files.save_arguments(params), meta=ocp.args.JsonSave(meta)
                 ),
             )
     except OSError as error:
         raise errors.not_written("the folder", path, error) from error
 
 
-def load_params(
-    path: str | pathlib.Path, abstract_params: Any = None
-) -> tuple[Any, dict[str, Any]]:
+def load_params(path: storage.AnyPath, abstract_params: Any = None) -> tuple[Any, dict[str, Any]]:
     """Returns (params, meta) of a parameters-only folder or of a run's `checkpoints/<step>`.
 
+    A native T5X checkpoint folder will do as well; its optimizer's state is not read.
+
     Args:
-      path: the folder.
+      path: the folder; for the step, "selected" or "latest" will do (`checkpoint_names.find`).
       abstract_params: ShapeDtypeStructs with the shardings wanted; None gives whatever is there
         as numpy arrays.
 
     Raises:
-      UserError: nothing there, not a checkpoint, one of another model, or one that cannot be read.
+      UserError: nothing there, not a checkpoint, or one of another model.
+      DamagedCheckpoint: it cannot be read, or does not hold what was saved.
     """
-    path = _checked_folder(path)
-    return _restore_arrays(path / "params", abstract_params, "model"), _read_json(path / "meta")
+    if t5x_files.is_t5x(path):
+        return t5x_params.load_params(path, abstract_params)
+    folder = checked_folder(path)
+    meta, recorded = checkpoint_files.read_meta(folder)
+    return read_items(folder, {"params": abstract_params}, recorded)["params"], meta
 
 
-def check_params(path: str | pathlib.Path, abstract_params: Any) -> None:
+def load_opt_state(path: storage.AnyPath) -> dict[str, Any] | None:
+    """Returns a checkpoint's optimizer state, numpy arrays under its fields' names.
+
+    None where there is none: the folder holds parameters alone.
+
+    Raises:
+      UserError: as `load_params` does.
+    """
+    folder = checked_folder(path)
+    if not (folder / "opt_state").is_dir():
+        return None
+    _, recorded = checkpoint_files.read_meta(folder)
+    return cast(dict[str, Any], read_items(folder, {"opt_state": None}, recorded)["opt_state"])
+
+
+def check_params(path: storage.AnyPath, abstract_params: Any) -> None:
     """Raises the UserError that `load_params` would for this model, without reading an array."""
-    folder = _checked_folder(path) / "params"
-    _check_same(folder, _array_metadata(folder), abstract_params, "model")
-
-
-def read_meta(path: str | pathlib.Path) -> dict[str, Any]:
-    """Returns the `meta` of a checkpoint without reading its arrays; raises as `load_params`."""
-    return _read_json(_checked_folder(path) / "meta")
-
-
-def read_position(path: str | pathlib.Path) -> dict[str, Any]:
-    """Returns the data position of a checkpoint, what `save` was given; raises as `load_params`."""
-    return _read_json(_checked_folder(path) / "data")
-
-
-def _checked_folder(path: str | pathlib.Path) -> pathlib.Path:
-    """Returns the absolute path of a checkpoint, or raises UserError that says what is there."""
-    path = pathlib.Path(path).absolute()
-    if not path.exists():
-        raise errors.UserError(
-            f"there is no checkpoint {path}",
-            expected="a folder written by a run (checkpoints/<step>) or by flan-train convert",
-            fix="correct the path; a checkpoint that was asked for is never replaced by random "
-            "parameters",
-        )
-    if (path / "params").is_dir() and (path / "meta" / _JSON_FILE).is_file():
-        return path
-    run = path.parent if path.name == FOLDER else path
-    inside = Checkpoints(run, CheckpointConfig()).steps()
-    raise errors.UserError(
-        f"{path} is not a checkpoint",
-        expected="a folder with params/ and meta/",
-        fix=f"name one of this run's checkpoints, such as {run / FOLDER / str(inside[-1])}"
-        if inside
-        else "name a folder written by a run (checkpoints/<step>) or by flan-train convert",
-    )
-
-
-def _missing_items(path: pathlib.Path) -> list[str]:
-    missing = [name for name in (_COMMITTED, *ITEMS) if not (path / name).exists()]
-    files = zip(ITEMS, ("_METADATA", "_METADATA", _JSON_FILE, _JSON_FILE), strict=True)
-    within = [f"{name}/{file}" for name, file in files if name not in missing]
-    return missing + [name for name in within if not (path / name).is_file()]
-
-
-def _read_json(folder: pathlib.Path) -> dict[str, Any]:
-    file = folder / _JSON_FILE
-    try:
-        return cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise _unreadable(file, error) from error
-
-
-def _array_metadata(folder: pathlib.Path) -> Any:
-    """Returns the tree of what has a `shape` and a `dtype` in an item's folder."""
-    # The handler alone: a Checkpointer around it would look for a commit marker inside the item.
-    reader = ocp.PyTreeCheckpointHandler()
-    try:
-        return reader.metadata(folder).tree
-    except Exception as error:  # Orbax and TensorStore raise many types for a damaged folder
-        raise _unreadable(folder, error) from error
-    finally:
-        reader.close()
-
-
-def _restore_arrays(folder: pathlib.Path, abstract: Any, kind: str) -> Any:
-    there = _array_metadata(folder)
-    if abstract is None:
-        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), there)
-        restore = ocp.args.PyTreeRestore(restore_args=arguments)
-    else:
-        _check_same(folder, there, abstract, kind)
-        placed = jax.tree.map(_with_sharding, abstract)
-        arguments = ocp.checkpoint_utils.construct_restore_args(placed)
-        restore = ocp.args.PyTreeRestore(item=placed, restore_args=arguments)
-    reader = ocp.PyTreeCheckpointHandler()
-    try:
-        return reader.restore(folder, args=restore)
-    except Exception as error:  # as above; the message carries what they said
-        raise _unreadable(folder, error) from error
-    finally:
-        reader.close()
-
-
-def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in leaves
-    }
-
-
-def _check_same(folder: pathlib.Path, there: Any, wanted: Any, kind: str) -> None:
-    """Raises UserError that lists what differs, on both sides."""
-    theirs, ours = _shapes(there), _shapes(wanted)
-    if theirs == ours:
+    if t5x_files.is_t5x(path):
+        t5x_params.check_params(path, abstract_params)
         return
-    lines = []
-    for title, keys in (
-        ("only in the checkpoint", [k for k in theirs if k not in ours]),
-        (f"only in this {kind}", [k for k in ours if k not in theirs]),
-    ):
-        lines += [f"{title}: {k} {list((theirs | ours)[k])}" for k in sorted(keys)[:_LISTED]]
-        if len(keys) > _LISTED:
-            lines.append(f"{title}: {len(keys) - _LISTED} more")
-    differing = [k for k in sorted(ours) if k in theirs and ours[k] != theirs[k]]
-    lines += [
-        f"{k}: {list(theirs[k])} in the checkpoint, {list(ours[k])} in this {kind}"
-        for k in differing[:_LISTED]
-    ]
-    if len(differing) > _LISTED:
-        lines.append(f"{len(differing) - _LISTED} more of other shapes")
-    raise errors.UserError(
-        f"the checkpoint is of another {kind}\n    " + "\n    ".join(lines),
-        where=str(folder),
-        expected=f"{len(ours)} arrays of the shapes of this {kind}",
-        fix="use the model's gin file that the checkpoint was made with"
-        if kind == "model"
-        else "keep OptimizerConfig as it was, or start anew from the parameters with "
-        "INITIAL_CHECKPOINT_PATH",
-    )
+    folder = checked_folder(path)
+    _, recorded = checkpoint_files.read_meta(folder)
+    checkpoint_files.check_same(folder, "params", abstract_params, recorded)
 
 
-def _unreadable(path: pathlib.Path, error: Exception) -> errors.UserError:
-    reason = str(error).strip().splitlines() or [""]
-    return errors.UserError(
-        f"{path} cannot be read: {type(error).__name__}: {reason[0][:300]}",
-        expected="a checkpoint whose files are whole",
-        fix="use an earlier checkpoint, or copy this one anew",
-    )
+def read_meta(path: storage.AnyPath) -> dict[str, Any]:
+    """Returns the `meta` of a checkpoint without reading its arrays; raises as `load_params`.
+
+    Its checksums are not in it: `read_checksums` returns them.
+    """
+    if t5x_files.is_t5x(path):
+        return t5x_params.read_meta(path)
+    return checkpoint_files.read_meta(checked_folder(path))[0]
+
+
+def read_checksums(path: storage.AnyPath) -> dict[str, Any]:
+    """Returns the checksums of a checkpoint, empty where none are kept; raises as `load_params`.
+
+    See `checkpoint_files` for what they are.
+    """
+    return checkpoint_files.read_meta(checked_folder(path))[1]
+
+
+def read_position(path: storage.AnyPath) -> dict[str, Any]:
+    """Returns the data position of a checkpoint, what `save` was given; raises as `load_params`."""
+    folder = checked_folder(path)
+    return checkpoint_files.read_data(folder, checkpoint_files.read_meta(folder)[1])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from flan_train import cli_download, cli_inspect
+from flan_train import cli_checkpoint, cli_convert, cli_download, cli_inspect
 from flan_train.errors import UserError
 
 GIN_PREFIX = "--gin."
@@ -127,6 +128,12 @@ def _parser() -> argparse.ArgumentParser:
         help="go on from MODEL_DIR's newest checkpoint (the default); --no-resume refuses a "
         "MODEL_DIR that has one",
     )
+    train.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse to go on when the newest checkpoint is damaged (else it is set aside, and the "
+        "run goes on from the one before)",
+    )
 
     prepare = verb(
         "prepare",
@@ -157,34 +164,78 @@ def _parser() -> argparse.ArgumentParser:
     )
     _gin_arguments(evaluate)
     evaluate.add_argument(
-        "--checkpoint", metavar="DIR", help="a checkpoint, or converted parameters"
+        "--checkpoint",
+        metavar="DIR",
+        help="RUN_DIR/checkpoints/STEP (or .../selected, .../latest), or converted parameters",
     )
-    evaluate.add_argument("--suite", action="append", default=[], metavar="NAME", help="repeatable")
-    evaluate.add_argument("--split", choices=("validation", "test"), help="default: validation")
+    evaluate.add_argument(
+        "--suite",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a mixture or a task; of a mixture of mixtures each is a suite; repeatable",
+    )
+    evaluate.add_argument(
+        "--split",
+        choices=("validation", "test", "all", "published_test"),
+        help="default: validation; held-out suites have all (validation and test together) too, "
+        "and MMLU its published_test where its files are there",
+    )
+    evaluate.add_argument(
+        "--self_consistency",
+        type=int,
+        metavar="K",
+        help="put chain-of-thought tasks to the vote over K sampled outputs a prompt",
+    )
+    evaluate.add_argument(
+        "--examples", type=int, metavar="N", help="evaluate on at most N examples of each task"
+    )
     evaluate.add_argument("--json", metavar="PATH", help="write all results as one JSON")
 
     select = verb(
         "select",
         "choose a checkpoint of a run by its evaluations",
-        "flan-train select runs/quickstart --suite=quickstart_unseen",
+        "flan-train select runs/quickstart --suite=quickstart_unseen\n"
+        "  flan-train select runs/mine --metric=normalized_average --dry_run\n"
+        "  flan-train select runs/mine "
+        '--metric="0.5*heldout_mmlu_direct:accuracy + 0.5*heldout_mgsm_cot:exact_match"',
         _select,
     )
     select.add_argument("model_dir", metavar="RUN_DIR")
     select.add_argument("--suite", action="append", default=[], metavar="NAME", help="repeatable")
-    select.add_argument("--metric", help="default: as the run chose, else exact_match")
+    select.add_argument(
+        "--metric",
+        help="a metric's name, normalized_average, or a mix: 'w*SUITE:METRIC + ...' "
+        "(default: as the run chose, else exact_match)",
+    )
+    select.add_argument(
+        "--protocol",
+        choices=("apart", "paper"),
+        help="apart: chosen on split validation, reported on split test; paper: both on the whole "
+        "published sets, split all (default: as the run chose, else apart)",
+    )
     select.add_argument("--json", metavar="PATH", help="write the choice here as well")
     select.add_argument("--dry_run", action="store_true", help="print the choice, write nothing")
 
     convert = verb(
         "convert",
-        "exchange parameters with Hugging Face folders",
-        "flan-train convert hf-to-flan --from=FOLDER_OF_FLAN_T5 --to=checkpoints/flan_t5_small",
-        _convert,
+        "exchange checkpoints with Hugging Face and T5X",
+        "flan-train convert hf-to-flan --from=FOLDER_OF_FLAN_T5 --to=checkpoints/flan_t5_small\n"
+        "  flan-train convert flan-to-t5x --from=runs/mine/checkpoints/selected --to=T5X_MODEL_DIR",
+        cli_convert.run,
     )
-    convert.add_argument("direction", choices=("hf-to-flan", "flan-to-hf"))
-    convert.add_argument("--from", dest="source", required=True, metavar="DIR")
-    convert.add_argument("--to", dest="destination", required=True, metavar="DIR")
-    convert.add_argument("--dry_run", action="store_true", help="check the source, write nothing")
+    cli_convert.add_arguments(convert)
+
+    checkpoint = verb(
+        "checkpoint",
+        "list, verify, prune or copy the checkpoints of a run",
+        "flan-train checkpoint list runs/quickstart\n"
+        "  flan-train checkpoint verify runs/quickstart\n"
+        "  flan-train checkpoint prune runs/quickstart --keep=1 --keep_best=2 --dry_run\n"
+        "  flan-train checkpoint copy runs/quickstart --step=selected --to=checkpoints/mine",
+        cli_checkpoint.run,
+    )
+    cli_checkpoint.add_arguments(checkpoint)
 
     download = verb(
         "download",
@@ -196,11 +247,17 @@ def _parser() -> argparse.ArgumentParser:
 
     report = verb(
         "report",
-        "write a run directory's report.html and print its summary",
-        "flan-train report runs/quickstart",
+        "write the page of a run, or of several side by side, and print the summary",
+        "flan-train report runs/quickstart\n  flan-train report runs/a runs/b --out=compared.html",
         _report,
     )
-    report.add_argument("model_dir", metavar="RUN_DIR")
+    report.add_argument("model_dirs", metavar="RUN_DIR", nargs="+", help="several are compared")
+    report.add_argument(
+        "--out",
+        metavar="PATH",
+        help="the page (default: RUN_DIR/report.html; of several runs, comparison.html in the "
+        "folder that holds them)",
+    )
     report.add_argument("--dry_run", action="store_true", help="print the summary, write nothing")
     return parser
 
@@ -233,7 +290,13 @@ def _train(options: argparse.Namespace, bindings: list[str]) -> int:
     from flan_train import verbs
 
     resolved = _resolved(options, bindings)
-    return verbs.train(resolved, dry_run=options.dry_run, resume=options.resume)
+    return verbs.train(
+        resolved,
+        dry_run=options.dry_run,
+        resume=options.resume,
+        strict=options.strict,
+        command=options.command,
+    )
 
 
 def _prepare(options: argparse.Namespace, bindings: list[str]) -> int:
@@ -256,22 +319,25 @@ def _prepare(options: argparse.Namespace, bindings: list[str]) -> int:
 
 
 def _eval(options: argparse.Namespace, bindings: list[str]) -> int:
-    from flan_train import verbs
+    from flan_train import verb_eval
 
     runs = "t5x_configs/runs/eval.gin"
     if not options.gin_file:
         options.gin_file = [runs]
-        bindings = [*verbs.settings_of_checkpoint(options.checkpoint), *bindings]
+        bindings = [*verb_eval.settings_of_checkpoint(options.checkpoint), *bindings]
     elif not any(name.endswith("eval.gin") for name in options.gin_file):
         # A recipe for `train` knows vocabulary and lengths, not what evaluating needs.
         options.gin_file = [runs, *options.gin_file]
-    if options.checkpoint:
-        bindings = [*bindings, f"CHECKPOINT = {options.checkpoint!r}"]
-    if options.suite:
-        bindings = [*bindings, f"EVAL_SUITES = {tuple(options.suite)!r}"]
-    if options.split:
-        bindings = [*bindings, f"SPLIT = {options.split!r}"]
-    return verbs.evaluate(
+    for name, value in (
+        ("CHECKPOINT", options.checkpoint),
+        ("EVAL_SUITES", tuple(options.suite)),
+        ("SPLIT", options.split),
+        ("EVAL_SELF_CONSISTENCY", options.self_consistency),
+        ("EVAL_EXAMPLES_PER_TASK", options.examples),
+    ):
+        if value is not None and value != ():
+            bindings = [*bindings, f"{name} = {value!r}"]
+    return verb_eval.evaluate(
         _resolved(options, bindings), dry_run=options.dry_run, json_path=options.json
     )
 
@@ -284,17 +350,9 @@ def _select(options: argparse.Namespace, bindings: list[str]) -> int:
         options.model_dir,
         suites=tuple(options.suite),
         metric=options.metric,
+        protocol=options.protocol,
         json_path=options.json,
         dry_run=options.dry_run,
-    )
-
-
-def _convert(options: argparse.Namespace, bindings: list[str]) -> int:
-    _no_gin(bindings)
-    from flan_train import verbs
-
-    return verbs.convert(
-        options.direction, options.source, options.destination, dry_run=options.dry_run
     )
 
 
@@ -302,7 +360,7 @@ def _report(options: argparse.Namespace, bindings: list[str]) -> int:
     _no_gin(bindings)
     from flan_train import verbs
 
-    return verbs.report(options.model_dir, dry_run=options.dry_run)
+    return verbs.report(options.model_dirs, out=options.out, dry_run=options.dry_run)
 
 
 def _no_gin(bindings: Sequence[str]) -> None:
@@ -334,6 +392,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         rest, bindings = _split_gin(words)
         options = _parsed(rest)
+        # As it is to be given again: by then there is a checkpoint.
+        again = [word for word in words if word != "--no-resume"]
+        options.command = shlex.join(["flan-train", *again])
         return int(options.run(options, bindings))
     except UserError as error:
         print(f"flan-train: {error}", file=sys.stderr)

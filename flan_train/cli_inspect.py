@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         nargs="?",
         metavar="MIXTURE_OR_PATH",
-        help="a mixture or a task; or a path: a prepared_dir, or the folder of a mixture in it",
+        help="a mixture or a task; or a path: a prepared_dir, the folder of a mixture in it, or "
+        "RUN_DIR/not_finite.json or skipped.jsonl, whose examples are shown",
     )
     parser.add_argument("--data_dir", metavar="DIR", help="the data folder (else FLAN_DATA_DIR)")
     parser.add_argument(
@@ -167,8 +168,10 @@ def run(options: argparse.Namespace, bindings: Sequence[str]) -> int:
             expected="a mixture, a task or a path; --check alone goes without",
             fix="flan-train inspect quickstart",
         )
-    from flan_train import inspect, inspect_store
+    from flan_train import inspect, inspect_batch, inspect_store
 
+    if inspect_batch.is_batch(options.name):
+        return _batch(options, bindings)
     data_dir = options.data_dir or os.environ.get("FLAN_DATA_DIR")
     path = inspect_store.is_path(options.name)
     for name in _PATH_ONLY:
@@ -222,6 +225,28 @@ def run(options: argparse.Namespace, bindings: Sequence[str]) -> int:
         json_path=options.json,
         dry_run=options.dry_run,
         modules=options.module,
+    )
+
+
+def _batch(options: argparse.Namespace, bindings: Sequence[str]) -> int:
+    from flan_train import inspect_batch
+
+    others = (*_PATH_ONLY, *_NAME_ONLY, "packing", "html", "seed", "contamination")
+    given = [name for name in others if getattr(options, name) not in (None, False, 0, [])]
+    given += [f"gin.{binding}" for binding in bindings]
+    for name in given:
+        raise UserError(
+            f"--{name} says nothing here",
+            where="the command line",
+            expected="with the record of a batch, --examples, --data_dir, --json and --dry_run",
+            fix="leave it out",
+        )
+    return inspect_batch.run(
+        options.name,
+        data_dir=options.data_dir or os.environ.get("FLAN_DATA_DIR"),
+        examples=options.examples,
+        json_path=options.json,
+        dry_run=options.dry_run,
     )
 
 

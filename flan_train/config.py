@@ -26,12 +26,14 @@ CONFIGURABLE_MODULES = (
     "flan_train.models.t5",
     "flan_train.sharding",
     "flan_train.losses",
+    "flan_train.loss_guard",
     "flan_train.optimizers",
     "flan_train.checkpoints",
     "flan_train.evaluate",
     "flan_train.select",
     "flan_train.train",
     "flan_train.verbs",
+    "flan_train.verb_eval",
 )
 # What a launch starts from; a binding counts when one of these reaches it.
 ROOTS = (

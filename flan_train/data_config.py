@@ -9,7 +9,22 @@ from collections.abc import Mapping, Sequence
 
 import gin
 
-from flan_train.errors import UserError, check_flag, check_number, check_text
+from flan_train.errors import UserError, check_flag, check_local, check_number, check_text
+
+
+def check_lengths(name: str, lengths: object) -> None:
+    """Raises UserError unless a setting is {"inputs": N, "targets": M} in tokens, EOS included."""
+    if (
+        not isinstance(lengths, Mapping)
+        or set(lengths) != {"inputs", "targets"}
+        or any(type(length) is not int or length < 2 for length in lengths.values())
+    ):
+        raise UserError(
+            f"feature lengths cannot be {lengths}",
+            where=name,
+            expected='{"inputs": N, "targets": M}, whole numbers of at least 2',
+            fix='for example {"inputs": 1024, "targets": 256}',
+        )
 
 
 @gin.register(module="flan_train.prepare")
@@ -52,18 +67,7 @@ class DataConfig:
     exclude: str | None = None
 
     def __post_init__(self) -> None:
-        lengths = self.feature_lengths
-        if (
-            not isinstance(lengths, Mapping)
-            or set(lengths) != {"inputs", "targets"}
-            or any(type(length) is not int or length < 2 for length in lengths.values())
-        ):
-            raise UserError(
-                f"feature lengths cannot be {lengths}",
-                where="TASK_FEATURE_LENGTHS",
-                expected='{"inputs": N, "targets": M}, whole numbers of at least 2',
-                fix='for example {"inputs": 1024, "targets": 256}',
-            )
+        check_lengths("TASK_FEATURE_LENGTHS", self.feature_lengths)
         where = "DataConfig."
         check_text(where + "mixture_or_task_name", self.mixture_or_task_name)
         check_text(where + "vocabulary", self.vocabulary)
@@ -80,6 +84,7 @@ class DataConfig:
         ):
             folder = getattr(self, name)
             check_text(title, folder, optional=True)
+            check_local(title, folder)
             if folder is not None:
                 object.__setattr__(self, name, os.path.expanduser(os.fspath(folder)))
         if isinstance(self.modules, str):

@@ -126,7 +126,7 @@ def _load(path: pathlib.Path) -> tuple[Source, ...]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise _wrong(f"the manifest cannot be read: {error.strerror}", str(path)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _wrong(f"the manifest is not JSON: {error}", str(path)) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise _wrong("the manifest is of another format", str(path), f'"format": {FORMAT}')

@@ -19,6 +19,8 @@ from flan_train.download_manifest import RemoteFile
 from flan_train.errors import UserError
 
 _BLOCK = 1 << 20
+# What parsing raises for something nested thousands of levels deep.
+_TOO_DEEP = (RecursionError, MemoryError)
 
 
 class NotWhole(Exception):
@@ -73,8 +75,10 @@ class Part:
         self.told = _Told()
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-                self.told = _Told(**json.loads(self._told_path.read_text(encoding="utf-8")))
+            with contextlib.suppress(FileNotFoundError, ValueError, TypeError, RecursionError):
+                told = _Told(**json.loads(self._told_path.read_text(encoding="utf-8")))
+                if all(isinstance(each, str) for each in dataclasses.astuple(told)):
+                    self.told = told
             self._stream = self.path.open("ab")
             self._hash = hashlib.sha256()
             with self.path.open("rb") as stream:
@@ -191,7 +195,7 @@ def check(path: pathlib.Path, file: RemoteFile, size: int, sha256: str) -> None:
     suffix = _suffix(file)
     try:
         _check_kind(path, suffix, file.rows)
-    except (ValueError, SyntaxError, EOFError, zlib.error, csv.Error) as error:
+    except (ValueError, SyntaxError, EOFError, zlib.error, csv.Error, *_TOO_DEEP) as error:
         raise NotWhole(f"it is no whole {suffix} file: {error}") from None
 
 

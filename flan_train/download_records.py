@@ -57,17 +57,19 @@ class Records:
         self._path = folder / NAME
         self._content: dict[str, Any] = {"format": FORMAT, "files": {}, "hub": {}}
         try:
-            text = self._path.read_text(encoding="utf-8")
+            text = self._path.read_bytes()
         except FileNotFoundError:
             return
         except OSError as error:
             raise self._unreadable(error.strerror or str(error)) from None
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._unreadable(str(error)) from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise self._unreadable("it is of another format")
+        if not all(isinstance(content.get(key, {}), dict) for key in ("files", "hub")):
+            raise self._unreadable("its lists are no objects")
         self._content.update(content)
 
     def _unreadable(self, why: str) -> UserError:

@@ -26,6 +26,7 @@ from flan_train import (
 )
 from flan_train.checkpoints import CheckpointConfig, Checkpoints
 from flan_train.evaluate import EvalConfig
+from flan_train.loss_guard import OFF, GuardConfig
 from flan_train.losses import LossConfig
 from flan_train.mixtures import counts, rates
 from flan_train.models import t5
@@ -60,6 +61,8 @@ def dry_run(
     log_period: int = 10,
     max_passes: float | None = None,
     resume: bool = True,
+    strict: bool = False,
+    guard: GuardConfig = OFF,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Prints what `train` with the same arguments would do and returns it; writes nothing.
@@ -108,6 +111,7 @@ def dry_run(
             initial_checkpoint_path,
             resume,
             t5.abstract_params(model),
+            strict,
         )
     )
     memory = None

@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 import pathlib
+import re
 from collections.abc import Iterable
 
 
@@ -134,6 +135,23 @@ def check_text(name: str, value: object, *, optional: bool = False) -> None:
             fix=f"in a shell both kinds of quotes: --gin.{name}=\"'text'\""
             if name.isupper()
             else "",
+        )
+
+
+def check_local(name: str, path: object, fix: str = "name a folder of this machine") -> None:
+    """Raises UserError when a setting that must be a local folder is a URL.
+
+    Args:
+      name: what the user calls it.
+      path: its value.
+      fix: what to do instead.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(path)):
+        raise UserError(
+            f"{name} cannot be {path}",
+            where=name,
+            expected="a folder of this machine, or of a file system that is mounted here",
+            fix=fix,
         )
 
 

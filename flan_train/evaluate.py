@@ -1,48 +1,39 @@
-"""Held-out suites -> scores: decode a suite's prompts, read the answers out, count what is right.
+"""Held-out suites -> scores: put a suite to a model, read the answers out, count what is right.
 
-A suite is a prepared dataset (a mixture on its validation or test split). Its prompts are grouped
-by length into a few static shapes, so that nothing recompiles in steady state, and an example's
-result depends neither on the batch size nor on the order. While a suite runs, results go to
-`<step>.jsonl.partial`; an interrupted evaluation continues there. `<step>.json` is written last:
+A suite is a prepared dataset (one split of a mixture). Each task is evaluated by its own protocol
+(`evaluate_ask`); an example's result depends neither on the batch size nor on the order. An
+interrupted evaluation continues where it stopped (`evaluate_files`). `<step>.json` is written last:
 where it exists, the evaluation is complete.
-
-Axis letters: B batch, Ls prompt length, Lt output length.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gin
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from flan_train import decode as decoding
-from flan_train.errors import UserError
-from flan_train.models.layers import unconstrained
-from flan_train.scores import Example, Result, families, mean, score, write_whole
-from flan_train.tasks import answers
+from flan_train import evaluate_ask, evaluate_files, scores, suites, toxicity
+from flan_train.data_config import check_lengths
+from flan_train.errors import UserError, check_number, check_text
+from flan_train.evaluate_ask import Model, Question, TrainedModel
+from flan_train.scores import Result
+from flan_train.tasks.protocol import protocol_of
 
 if TYPE_CHECKING:
-    from flan_train.models.t5 import T5Config
     from flan_train.prepared import PreparedDataset
-    from flan_train.sharding import Partitioner
 
-# (encoder tokens int32 [B, Ls], 0-padded, rows of padding at the end) -> output ids int32 [B, Lt].
-Decode = Callable[[np.ndarray], np.ndarray]
+__all__ = ["EvalConfig", "Model", "TrainedModel", "evaluate_suite", "fingerprint", "takes_votes"]
 
 # Results of another layout are not reused.
-FORMAT = 1
-# Prompts shorter than this share one shape: below it a saved slot costs more compiling than it
-# gains. Each further shape doubles, so any suite up to 1,024 tokens has five at most.
-SHORTEST_BUCKET = 64
+FORMAT = 2
 # Output lengths are rounded up, so that suites alike share one compiled program.
 OUTPUT_STEP = 16
 LONGEST_OUTPUT = 1024
@@ -54,11 +45,19 @@ class EvalConfig:
     """What is evaluated, how often and in what portions.
 
     Attributes:
-      suites: mixture or task names, each evaluated on its own.
+      suites: mixture or task names, each evaluated on its own; a mixture of mixtures stands for
+        its members.
       period: training steps between two evaluations.
       examples_per_task: the first N of each task (None: all).
       batch_size: prompts decoded at once; changes speed and memory, never a result.
-      max_decode_length: output tokens, EOS included (None: the suite's longest target, rounded up).
+      max_decode_length: output tokens, EOS included (None: what the task says, or else the suite's
+        longest target, rounded up).
+      feature_lengths: limits of the suites' prompts and targets in tokens (None: the data's).
+      self_consistency: samples of each prompt of a chain-of-thought task that are put to the vote
+        (0: no vote). In training it is the chosen checkpoint that is measured so.
+      temperature: of samples that are voted over.
+      top_k: they are drawn from the so many likeliest tokens (0: from all).
+      toxicity_scorer: "module:function" that gives each of some texts its toxicity, 0 to 1.
     """
 
     suites: Sequence[str] = ()
@@ -66,67 +65,66 @@ class EvalConfig:
     examples_per_task: int | None = None
     batch_size: int = 32
     max_decode_length: int | None = None
+    feature_lengths: Mapping[str, int] | None = None
+    self_consistency: int = 0
+    temperature: float = 0.7
+    top_k: int = 40
+    toxicity_scorer: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.suites, str):
-            object.__setattr__(self, "suites", (self.suites,))
-        object.__setattr__(self, "suites", tuple(self.suites))
+        listed = self.suites if isinstance(self.suites, list | tuple) else (self.suites,)
+        for suite in listed:
+            check_text("EVAL_SUITES", suite)
+        object.__setattr__(self, "suites", suites.expand(listed))
         for name in ("period", "batch_size", "examples_per_task", "max_decode_length"):
+            optional = name in ("examples_per_task", "max_decode_length")
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(
-                    f"EvalConfig.{name} is {value}",
-                    where=f"the binding of EvalConfig.{name}",
-                    expected="a whole number of at least 1",
-                    fix="to evaluate nothing, leave EvalConfig.suites empty",
-                )
+            check_number(f"EVAL_{name.upper()}", value, whole=True, minimum=1, optional=optional)
+        if self.feature_lengths is not None:
+            check_lengths("EVAL_FEATURE_LENGTHS", self.feature_lengths)
+        check_number("EVAL_SELF_CONSISTENCY", self.self_consistency, whole=True, minimum=0)
+        check_number("EVAL_TEMPERATURE", self.temperature, above=0)
+        check_number("EVAL_TOP_K", self.top_k, whole=True, minimum=0)
+        check_text("EVAL_TOXICITY_SCORER", self.toxicity_scorer, optional=True)
 
 
 def evaluate_suite(
-    params: Any,
-    model_config: T5Config,
+    model: Model,
     suite: str,
     prepared: PreparedDataset,
     *,
     step: int,
     checkpoint: str,
     out_dir: str | pathlib.Path,
-    split: str | None = None,
-    partitioner: Partitioner | None = None,
-    batch_size: int = 32,
-    max_decode_length: int | None = None,
+    settings: EvalConfig | None = None,
     config_hash: str = "",
     replace: bool = True,
-    decode: Decode | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """Scores one checkpoint on one suite by greedy decoding and returns the result it wrote.
+    """Scores one checkpoint on one suite and returns the result it wrote.
 
-    Writes `<out_dir>/<suite>/<step>.json` (DESIGN section 3; `out_dir` is a run's `eval` folder)
-    and, beside it, one line per example in `<step>.jsonl`. A finished result of the same
-    checkpoint, configuration, examples and decoding is returned as it stands; a partial one is
-    completed.
+    Writes `<out_dir>/<name>/<step>.json` (DESIGN section 3; `out_dir` is a run's `eval` folder)
+    and, beside it, one line per example in `<step>.jsonl`; the name is that of the suite, and
+    says so where it is not the validation split or where there was a vote. A finished result of
+    the same checkpoint, configuration, examples and protocol is returned as it stands; a partial
+    one is completed.
 
     Args:
-      params: the model's parameters, laid out as `partitioner` says.
-      model_config: what the parameters belong to.
-      suite: the name the result is filed under.
-      prepared: the suite's examples.
-      step: the training step of `params`.
+      model: what is asked.
+      suite: the name of the mixture or task.
+      prepared: its examples.
+      step: the training step of the parameters.
       checkpoint: what names the parameters, relative to the run where possible.
-      split: the split of `prepared` (None: as its manifest says).
-      partitioner: the mesh to decode on (None: the default device).
-      batch_size: prompts decoded at once; rounded up to a multiple of the batch shards.
-      max_decode_length: output tokens (None: the suite's longest target, rounded up).
+      settings: how long outputs may be, votes; None for the defaults.
       config_hash: tells apart two configurations in one run directory.
       replace: False refuses to take the place of a result of other examples or settings.
-      decode: takes the place of the model: int32 [B, Ls] -> int32 [B, Lt].
-      on_progress: is told (examples done, examples in all) after each batch.
+      on_progress: is told (examples done, examples in all) after each example.
 
     Raises:
       UserError: the suite has no example, or a result that may not be replaced is there.
     """
     started = time.monotonic()
+    settings = settings or EvalConfig()
     count = len(prepared.lengths)
     if not count:
         raise UserError(
@@ -135,63 +133,70 @@ def evaluate_suite(
             expected="at least one example in the split that is evaluated",
             fix="look at the drops in its manifest.json, or take it out of EVAL_SUITES",
         )
-    limit = max_decode_length or output_length(prepared.lengths[:, 1])
+    split = prepared.manifest["split"]
+    questions = _questions(prepared, settings)
+    voted = settings.self_consistency if _is_voted(questions) else 0
+    name = suites.filed_as(suite, split, voted)
     identity = {
         "format": FORMAT,
-        "suite": suite,
+        "suite": name,
         "step": step,
         "checkpoint": checkpoint,
         "config_hash": config_hash,
         "prepared": fingerprint(prepared),
-        "decoding": {"method": "greedy", "max_decode_length": limit},
+        "decoding": evaluate_ask.describe(questions),
     }
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    folder = pathlib.Path(out_dir) / suite
-    finished, partial = folder / f"{step}.json", folder / f"{step}.jsonl.partial"
-    there = _finished(finished)
+    score_texts = toxicity.scorer_for(_metrics(questions), settings.toxicity_scorer)
+    if score_texts is not None:
+        identity["scorer"] = settings.toxicity_scorer
+    key = _digest(identity)
+    folder = pathlib.Path(out_dir) / name
+    finished = folder / f"{step}.json"
+    there = evaluate_files.read_finished(finished)
     if there is not None and there.get("key") == key:
         return there
-    if there is not None and not replace:
+    if there is not None and not replace and not _same_but_older(there, identity):
         raise UserError(
-            f"'{suite}' already has a result for step {step}, of other examples or settings",
+            f"'{name}' already has a result for step {step}, of other examples or settings",
             where=str(finished),
             expected=f"the {there.get('examples')} examples and settings of that result",
             fix="give another folder with --gin.OUTPUT_DIR=\"'DIR'\", or leave out the settings "
             "that differ from the run's",
         )
-    done = _read_partial(partial, key)
-
-    if decode is None:
-        decode = _model_decode(params, model_config, limit, partitioner)
-    shards = 1 if partitioner is None else partitioner.batch_parts
-    batch_size = -(-batch_size // shards) * shards
-    with _Partial(partial, key, done) as sink:
-        for batch in _batches(prepared.lengths[:, 0], batch_size, done):
-            for example in _decode_batch(prepared, batch, batch_size, decode):
-                done[example["index"]] = example
-                sink.write(example)
+    partial = evaluate_files.partial_path(folder, step)
+    done = evaluate_files.read_partial(partial, key)
+    with evaluate_files.Partial(partial, key, done) as sink:
+        for example in evaluate_ask.ask(model, prepared, questions, done, score_texts):
+            done[example["index"]] = example
+            sink.write(example)
             if on_progress:
                 on_progress(len(done), count)
 
     examples = [done[index] for index in range(count)]
-    metrics, tasks = score(examples)
     result: Result = {
         **identity,
-        "split": split or prepared.manifest.get("split", ""),
-        "metrics": metrics,
-        "mean": mean(metrics.values()),
-        "families": families(metrics, tasks),
-        "tasks": tasks,
+        "split": split,
+        **scores.summary(examples),
         "examples": count,
-        "parameters": sum(int(leaf.size) for leaf in jax.tree.leaves(params)),
+        **_left_out(prepared.manifest),
+        "out_of_reach": evaluate_ask.out_of_reach(prepared, questions),
+        "protocol": {
+            "split": split,
+            "decoding": identity["decoding"],
+            "shots": sum(example["shots"] for example in examples) / count,
+            "lengths": dict(prepared.manifest["feature_lengths"]),
+        },
+        "parameters": model.parameters,
         "seconds": round(time.monotonic() - started, 3),
         "key": key,
     }
-    if jax.process_index() == 0:
-        write_whole(folder / f"{step}.jsonl", "".join(map(_line, examples)))
-        write_whole(finished, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-        partial.unlink(missing_ok=True)
+    evaluate_files.write_finished(folder, step, result, examples)
     return result
+
+
+def takes_votes(prepared: PreparedDataset, settings: EvalConfig) -> bool:
+    """Returns whether any task of a suite is put to the vote under these settings."""
+    return bool(settings.self_consistency) and _is_voted(_questions(prepared, settings))
 
 
 def fingerprint(prepared: PreparedDataset) -> str:
@@ -209,134 +214,57 @@ def output_length(target_lengths: np.ndarray) -> int:
     return min(-(-longest // OUTPUT_STEP) * OUTPUT_STEP, max(LONGEST_OUTPUT, longest))
 
 
-def bucket(length: int) -> int:
-    """Returns the padded length of a prompt: 64, 128, 256, ...
-
-    >>> [bucket(n) for n in (1, 64, 65, 1000)]
-    [64, 64, 128, 1024]
-    """
-    return max(SHORTEST_BUCKET, 1 << (length - 1).bit_length())
+def _is_voted(questions: Mapping[str, Question]) -> bool:
+    return any(question.method == evaluate_ask.VOTE for question in questions.values())
 
 
-# ------------------------------------------------------------------------------ decoding
+def _metrics(tasks: Iterable[str]) -> set[str]:
+    return {metric for task in tasks for metric in protocol_of(task).metrics}
 
 
-def _batches(lengths: np.ndarray, size: int, done: Mapping[int, Any]) -> Iterator[list[int]]:
-    """Yields what is still to do, by bucket, in the dataset's order."""
-    by_bucket: dict[int, list[int]] = {}
-    for index, length in enumerate(lengths):
-        if index not in done:
-            by_bucket.setdefault(bucket(int(length)), []).append(index)
-    for _, indices in sorted(by_bucket.items()):
-        for start in range(0, len(indices), size):
-            yield indices[start : start + size]
+def _digest(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _decode_batch(
-    prepared: PreparedDataset, indices: Sequence[int], batch_size: int, decode: Decode
-) -> Iterator[Example]:
-    prompts = [prepared.tokens(index)[0] for index in indices]
-    tokens = np.zeros((batch_size, bucket(max(map(len, prompts)))), np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = prompt
-    outputs = decode(tokens)
-    for index, prompt, output in zip(indices, prompts, outputs, strict=False):
-        record = prepared.record(index)
-        text = prepared.vocabulary.decode([int(token) for token in output])
-        extracted = answers.extract(text, record["extraction"])
-        wanted = record["answer"]
-        accepted = map(answers.normalise, record["references"] or (wanted,))
-        right = extracted is not None and answers.normalise(extracted) in accepted
-        yield {
-            "index": index,
-            **{name: record[name] for name in ("task", "family", "form", "held_out", "example_id")},
-            "inputs": prepared.vocabulary.decode([int(token) for token in prompt]),
-            "output": text,
-            "extracted": extracted,
-            "answer": wanted,
-            "correct": right,
-        }
+def _same_but_older(there: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Returns whether a result is of the same work in an earlier layout, so that it may go."""
+    kept = {key: there.get(key) for key in identity}
+    return kept["format"] != FORMAT and {**kept, "format": FORMAT} == identity
 
 
-def _model_decode(
-    params: Any, model_config: T5Config, limit: int, partitioner: Partitioner | None
-) -> Decode:
-    constrain = unconstrained if partitioner is None else partitioner.constrain
-
-    def decode(tokens: np.ndarray) -> np.ndarray:
-        # Every host holds the whole batch and gives its devices their rows.
-        placed = (
-            tokens
-            if partitioner is None
-            else jax.make_array_from_callback(
-                tokens.shape, partitioner.batch_sharding(), lambda rows: tokens[rows]
-            )
-        )
-        outputs = decoding.greedy(
-            params, model_config, placed, max_length=limit, constrain=constrain
-        )
-        if outputs.is_fully_addressable:
-            return np.asarray(outputs)
-        return np.asarray(multihost_utils.process_allgather(outputs, tiled=True))
-
-    return decode
+def _questions(prepared: PreparedDataset, settings: EvalConfig) -> dict[str, Question]:
+    """Returns how each task with examples is put to the model, by its name."""
+    starts = prepared.task_offsets.tolist()
+    filled = [
+        (about, slice(start, end))
+        for about, start, end in zip(prepared.manifest["tasks"], starts, starts[1:], strict=False)
+        if end > start
+    ]
+    asked = {about["task"]: protocol_of(about["task"]) for about, _ in filled}
+    # What tasks do not say follows from the targets, for all that do not alike.
+    silent = [part for about, part in filled if asked[about["task"]].max_output is None]
+    targets = [prepared.lengths[part, 1] for part in silent or [part for _, part in filled]]
+    longest = output_length(np.concatenate(targets))
+    return {
+        about["task"]: evaluate_ask.question_for(asked[about["task"]], about, longest, settings)
+        for about, _ in filled
+    }
 
 
-# ---------------------------------------------------------------------- finished and partial
-
-
-def _from_first_host(path: pathlib.Path) -> str:
-    """Returns a file's text as host 0 sees it ("" when absent): all hosts must do the same work."""
-    data = path.read_bytes() if jax.process_index() == 0 and path.is_file() else b""
-    if jax.process_count() > 1:
-        size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-        content = np.zeros(size, np.uint8)
-        content[: len(data)] = np.frombuffer(data, np.uint8)
-        data = np.asarray(multihost_utils.broadcast_one_to_all(content)).astype(np.uint8).tobytes()
-    return data.decode("utf-8", errors="replace")
-
-
-def _finished(path: pathlib.Path) -> Result | None:
-    """Returns the complete result a file holds, whatever it is of; None where there is none."""
-    try:
-        result = json.loads(_from_first_host(path))
-    except ValueError:
-        return None
-    return result if isinstance(result, dict) else None
-
-
-def _read_partial(path: pathlib.Path, key: str) -> dict[int, Example]:
-    head, *lines = _from_first_host(path).split("\n")
-    if head != _line({"key": key}).strip():
-        return {}
-    # The part after the last line end is what an interruption cut short.
-    examples = [json.loads(line) for line in lines[:-1]]
-    return {example["index"]: example for example in examples}
-
-
-def _line(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False) + "\n"
-
-
-class _Partial:
-    """The file that finished examples go to until the suite is complete; host 0 writes it."""
-
-    def __init__(self, path: pathlib.Path, key: str, done: Mapping[int, Example]) -> None:
-        self._path = path
-        self._start = _line({"key": key}) + "".join(map(_line, done.values()))
-        self._writes = jax.process_index() == 0
-
-    def __enter__(self) -> _Partial:
-        if self._writes:
-            # Rewritten without the line that an interruption cut short.
-            write_whole(self._path, self._start)
-            self._file = self._path.open("a", encoding="utf-8", buffering=1)
-        return self
-
-    def write(self, example: Example) -> None:
-        if self._writes:
-            self._file.write(_line(example))
-
-    def __exit__(self, *_: object) -> None:
-        if self._writes:
-            self._file.close()
+def _left_out(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what of a suite is not measured, or not as it is: by task, with the reasons."""
+    dropped, shortened = {}, {}
+    for task in manifest["tasks"]:
+        reasons = collections.Counter(task["drops"])
+        reasons.update(f"bad row: {row['reason']}" for row in task["bad_rows"])
+        if reasons:
+            dropped[task["task"]] = dict(reasons)
+        cut = {name: task[name] for name in ("inputs_cut", "fewer_shots") if task[name]}
+        if cut:
+            shortened[task["task"]] = cut
+    return {
+        "dropped": dropped,
+        "shortened": shortened,
+        "missing": dict(manifest["missing"]),
+        "empty": dict(manifest["empty"]),
+    }

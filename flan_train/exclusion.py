@@ -169,7 +169,7 @@ def _entry(line: bytes, where: str) -> Entry:
 def _object(line: bytes, where: str, expected: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise UserError(

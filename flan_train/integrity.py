@@ -64,7 +64,7 @@ def read_summary(path: pathlib.Path) -> dict[str, Any]:
 def _understood(path: pathlib.Path, text: bytes) -> dict[str, Any]:
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise damaged("a file cannot be understood", path, expected="JSON") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version is not None and version != FORMAT_VERSION:

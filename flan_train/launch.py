@@ -7,13 +7,17 @@ hours, and the run directory is made after that.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import multiprocessing
 import os
+import threading
 from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from typing import Any
 
 from flan_train import (
+    checkpoint_mirror,
     checkpoints,
     errors,
     evaluate,
@@ -21,9 +25,9 @@ from flan_train import (
     packing,
     prepare,
     prepared,
-    scores,
     select,
     sharding,
+    suites,
     vocabulary,
 )
 from flan_train.models.t5 import T5Config
@@ -33,6 +37,7 @@ _FREE_MODEL_FIELDS = ("dropout_rate", "dtype", "scan_layers", "remat_policy")
 _FREE_SETTINGS = {
     "optimizer": "OptimizerConfig.{}",
     "loss": "LossConfig.{}",
+    "guard": "GuardConfig.{}",
     "batch_size": "BATCH_SIZE",
     "num_microbatches": "NUM_MICROBATCHES",
     "evaluation": "EvalConfig.{}",
@@ -53,6 +58,12 @@ def check_scalars(
 ) -> None:
     """Raises UserError for a setting of another type or out of its range."""
     errors.check_text("MODEL_DIR", model_dir)
+    errors.check_local(
+        "MODEL_DIR",
+        model_dir,
+        "train into a local folder, and set CHECKPOINTS_COPIED_TO to the URL: each checkpoint is "
+        "copied there as it is written",
+    )
     errors.check_text("INITIAL_CHECKPOINT_PATH", initial_checkpoint_path, optional=True)
     for name, value in (
         ("TRAIN_STEPS", train_steps),
@@ -76,9 +87,11 @@ def check_settings(
             raise errors.unknown_name(
                 "suite to select by", suite, evaluation.suites, where="SelectConfig.suites"
             )
-    if selection.metric not in scores.EXAMPLE_SCORES:
-        raise errors.unknown_name(
-            "metric", selection.metric, scores.EXAMPLE_SCORES, where="SelectConfig.metric"
+    needed = [split for split in suites.SPLITS_OF[selection.protocol] if split]
+    suites.check_splits(evaluation.suites, needed, "EVAL_SUITES, SELECT_PROTOCOL")
+    if evaluation.suites:
+        select.check_metric(
+            selection.metric, selection.suites or evaluation.suites, evaluation.suites
         )
     words = vocabulary.load_vocabulary(data.vocabulary, data.data_dir)
     vocabulary.check_model_vocabulary(words, model.vocab_size)
@@ -103,15 +116,21 @@ def find_start(
     initial_checkpoint_path: str | None,
     resume: bool,
     abstract_params: Any,
+    strict: bool = False,
 ) -> int | None:
-    """Returns the step to resume from, or None to start anew.
+    """Returns the newest step, which is where to resume if it is whole; None to start anew.
+
+    No array is read: `Checkpoints.newest_restorable` tells whether that checkpoint is whole.
 
     Raises:
       UserError: TRAIN_STEPS lies behind the checkpoint, a checkpoint is of another model or is
-        missing, or there is one and `resume` is False.
+        missing, there is one and `resume` is False, or there are some and none can be used.
+      DamagedCheckpoint: `strict`, and the newest one is seen to be damaged at first sight.
     """
     latest = saved.latest_step()
+    checkpoint_mirror.check_nothing_newer(saved.folder, saved.config.copied_to, latest)
     if latest is None:
+        saved.check_some_usable([])
         if initial_checkpoint_path:
             checkpoints.check_params(initial_checkpoint_path, abstract_params)
         return None
@@ -130,25 +149,32 @@ def find_start(
             "before a resume included",
             fix="raise TRAIN_STEPS, or name another MODEL_DIR",
         )
-    checkpoints.check_params(saved.path(latest), abstract_params)
+    try:
+        checkpoints.check_params(saved.path(latest), abstract_params)
+    except checkpoints.DamagedCheckpoint:
+        if strict:
+            raise
+        # Else it is dealt with where an earlier one can be taken instead.
     return latest
 
 
-def rest_of_run(
-    saved: checkpoints.Checkpoints, step: int, train_steps: int, batch_size: int
-) -> tuple[int, int]:
+def rest_of_run(found: checkpoints.Found, train_steps: int, batch_size: int) -> tuple[int, int]:
     """Returns the epoch in which a run goes on, and the sequences from its start to the run's end.
 
-    Raises:
-      UserError: the checkpoint's data position cannot be read.
+    Args:
+      found: the checkpoint that it goes on from.
+      train_steps: updates in all.
+      batch_size: packed sequences of a batch.
     """
-    position = checkpoints.read_position(saved.path(step))
-    rest = (train_steps - step) * batch_size
-    return int(position["epoch"]), int(position["sequence"]) + rest
+    position = found.restored.data
+    rest = (train_steps - found.step) * batch_size
+    # What was passed over after a loss spike moves the end on; renderings are as before that.
+    passed_over = int(position.get("spikes", {}).get("passed_over", 0))
+    return int(position["epoch"]), max(0, int(position["sequence"]) + rest - passed_over)
 
 
 def check_same_run(
-    saved: checkpoints.Checkpoints, step: int, meta: dict[str, Any], seed: int
+    saved: checkpoints.Checkpoints, found: checkpoints.Found, meta: dict[str, Any], seed: int
 ) -> list[str]:
     """Returns the settings that differ, harmlessly, from the checkpoint's, a line each.
 
@@ -157,7 +183,7 @@ def check_same_run(
     Raises:
       UserError: the data, the seed or a setting that the parameters depend on is another one.
     """
-    before = checkpoints.read_meta(saved.path(step))
+    step, before = found.step, found.restored.meta
     fresh = (
         f"set it back; or start a new MODEL_DIR with INITIAL_CHECKPOINT_PATH = '{saved.path(step)}'"
     )
@@ -192,7 +218,7 @@ def check_same_run(
             )
         changed.append(f"T5Config.{name}: {old!r} before, {value!r} now")
     for section, title in _FREE_SETTINGS.items():
-        old_part, new_part = before.get(section), meta[section]
+        old_part, new_part = before.get(section), meta.get(section)
         if not isinstance(new_part, dict):
             old_part, new_part = {section: old_part}, {section: new_part}
         for name, value in new_part.items():
@@ -205,13 +231,25 @@ def check_same_run(
 def suite_data(
     data: prepare.DataConfig, suite: str, evaluation: evaluate.EvalConfig
 ) -> prepare.DataConfig:
-    """Returns the settings that a suite is prepared with: one rendering of each task."""
+    """Returns the settings that a suite is prepared with: one rendering, lengths of its own."""
     return dataclasses.replace(
         data,
         mixture_or_task_name=suite,
+        feature_lengths=evaluation.feature_lengths or data.feature_lengths,
         examples_per_task=evaluation.examples_per_task,
         renderings=1,
     )
+
+
+def prepared_suites(
+    data: prepare.DataConfig, evaluation: evaluate.EvalConfig, split: str | None
+) -> dict[str, prepared.PreparedDataset]:
+    """Returns one split of each suite, prepared; nothing where there is no such split (None)."""
+    return {
+        suite: prepared_split(suite_data(data, suite, evaluation), split)
+        for suite in evaluation.suites
+        if split is not None
+    }
 
 
 def prepared_split(
@@ -239,10 +277,25 @@ def prepared_split(
     if not data.modules:
         return _prepared(data, split, sequences, resumed, verify, engine)
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+    alive, held = spawn.Pipe(duplex=False)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        1, mp_context=spawn, initializer=_end_with, initargs=(alive,)
+    )
+    with pool, alive, held:  # `held` is closed first, and so a run that is stopped need not wait
         arguments = (data, split, sequences, resumed, verify, engine)
         path = pool.submit(_prepared_path, *arguments).result()
     return prepared.open_prepared(path, data_dir=data.data_dir)
+
+
+def _end_with(alive: Connection) -> None:
+    """Ends this process when the other end of the pipe is closed, whatever it is doing."""
+
+    def wait() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            alive.recv()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _prepared_path(*arguments: Any) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from flan_train import open_files, shards
+from flan_train import integrity, open_files, shards
 from flan_train.errors import UserError
 from flan_train.ordering import key_of
 from flan_train.vocabulary import Vocabulary, vocabulary_path
@@ -236,10 +236,18 @@ def open_prepared(
             fix="run `flan-train prepare` with the gin files of the run",
         )
     manifest = shards.read_summary(path / MANIFEST)
-    for part in _parts(manifest["tasks"])[0]:
-        folder = path.parent.parent / "tasks" / part["folder"]
-        shards.check_files(folder, part["files"], checksums=verify)
-    return PreparedDataset(path, manifest, data_dir)
+    # Its seal tells damage, but anybody can seal what they have made up.
+    try:
+        for part in _parts(manifest["tasks"])[0]:
+            if pathlib.PurePath(part["folder"]).name != part["folder"]:
+                raise ValueError(f"the folder {part['folder'][:80]!a}")
+            folder = path.parent.parent / "tasks" / part["folder"]
+            shards.check_files(folder, part["files"], checksums=verify)
+        return PreparedDataset(path, manifest, data_dir)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise integrity.damaged(
+            f"its manifest says what no manifest says: {str(error)[:200]}", path / MANIFEST
+        ) from error
 
 
 def _parts(tasks: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], np.ndarray]:

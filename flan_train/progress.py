@@ -1,7 +1,7 @@
 """What a run tells while it trains: log.jsonl, TensorBoard, and a bar or plain lines.
 
-A line of log.jsonl covers the updates since the line before it. Lines end where checkpoints are
-written, so that the lines of a resumed run are those of an uninterrupted one.
+A line of log.jsonl covers the updates since the line before it. What it adds up goes into every
+checkpoint, so that the lines of a resumed run are those of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -25,12 +25,18 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from flan_train.errors import UserError
+
 LOG = "log.jsonl"
 METRICS = "metrics"
 # Where there is no terminal, a line this often is enough.
 SECONDS_BETWEEN_LINES = 10.0
 # The bar says from here on that the loop waits for batches.
 SHOWN_WAIT = 0.01
+_WINDOW_FIELDS = ("steps", "skipped", "seconds", "waited")
+_TOKENS = ("encoder_tokens", "decoder_tokens")
+# What the loss-spike guard says of one update; adding it up would mean nothing.
+_GUARD_METRICS = ("skipped", "skipped_in_row", "median_loss")
 
 
 @dataclasses.dataclass
@@ -38,15 +44,19 @@ class Window:
     """Sums over the updates since the last line of the log.
 
     Attributes:
+      slots: encoder and decoder places of a batch, padding included.
       steps: number of updates.
+      skipped: how many of them the loss-spike guard did not apply; None without a guard.
+      places: encoder and decoder places of their batches.
       seconds: wall-clock time they took; evaluation, saving and compiling not counted.
-      slots: encoder and decoder places of their batches, padding included.
       waited: how many of those seconds the loop stood waiting for a batch.
-      sums: the step's metrics, added up.
+      sums: the step's metrics, added up; of a skipped update only its numbers of tokens.
     """
 
     slots: tuple[int, int]
     steps: int = 0
+    skipped: int | None = None
+    places: tuple[int, int] = (0, 0)
     seconds: float = 0.0
     waited: float = 0.0
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -54,20 +64,66 @@ class Window:
     def add(self, metrics: Mapping[str, Any]) -> None:
         """Adds one update's metrics, scalars on the host."""
         self.steps += 1
+        self.places = (self.places[0] + self.slots[0], self.places[1] + self.slots[1])
+        if "skipped" in metrics:
+            self.skipped = (self.skipped or 0) + int(metrics["skipped"])
         for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            counts = name in _TOKENS if metrics.get("skipped") else name not in _GUARD_METRICS
+            if counts:
+                self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    @property
+    def applied(self) -> int:
+        """Updates that were applied; without one there is no loss, and so no line."""
+        return self.steps - (self.skipped or 0)
+
+    def state(self) -> dict[str, Any]:
+        """Returns all of it as what JSON holds, exactly; empty without an update."""
+        if not self.steps:
+            return {}
+        fields = {name: getattr(self, name) for name in _WINDOW_FIELDS}
+        return fields | {"places": list(self.places), "sums": dict(self.sums)}
+
+    @classmethod
+    def restored(cls, slots: tuple[int, int], state: Mapping[str, Any] | None) -> Window:
+        """Returns the window that `state` came from; a new one for None.
+
+        Raises:
+          UserError: it is no such state.
+        """
+        if not state:
+            return cls(slots)
+        try:
+            skipped = state["skipped"]
+            encoder, decoder = state["places"]
+            return cls(
+                slots,
+                steps=int(state["steps"]),
+                skipped=None if skipped is None else int(skipped),
+                places=(int(encoder), int(decoder)),
+                seconds=float(state["seconds"]),
+                waited=float(state["waited"]),
+                sums={str(name): float(value) for name, value in dict(state["sums"]).items()},
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                "what a checkpoint holds of the log cannot be read",
+                where="the checkpoint's item `data`, its part `window`",
+                expected=f"the sums since the last line of the log ({error})",
+                fix="resume from another checkpoint: rename this one's folder",
+            ) from error
 
     def entry(self, step: int) -> dict[str, Any]:
-        """Returns the line for the updates up to `step`.
+        """Returns the line for the updates up to `step`, of which one at least was applied.
 
         `loss`, `z_loss` and `accuracy` are per target token over all of them; `grad_norm` and
         `learning_rate` are means over updates; `tokens` are places and `useful_tokens` those that
         hold a token; `time` is in seconds since 1970; `input_wait` is the part of the time that the
-        loop waited for a batch, 0 to 1.
+        loop waited for a batch, 0 to 1. Under a loss-spike guard the first five are of the updates
+        that were applied, and `skipped_updates` counts the others.
         """
         weight = self.sums["weight"] or 1.0
         encoder, decoder = self.sums["encoder_tokens"], self.sums["decoder_tokens"]
-        places = [slots * self.steps for slots in self.slots]
         seconds = max(self.seconds, 1e-9)
         return {
             "step": step,
@@ -75,15 +131,16 @@ class Window:
             "loss": self.sums["loss"] / weight,
             "z_loss": self.sums["z_loss"] / weight,
             "accuracy": self.sums["correct"] / weight,
-            "tokens": sum(places),
+            "tokens": sum(self.places),
             "useful_tokens": int(encoder + decoder),
             "useful_tokens_per_second": round((encoder + decoder) / seconds, 1),
             "step_seconds": round(self.seconds / self.steps, 6),
             "input_wait": round(self.waited / seconds, 6),
-            "fill_encoder": encoder / places[0],
-            "fill_decoder": decoder / places[1],
-            "learning_rate": self.sums["learning_rate"] / self.steps,
-            "grad_norm": self.sums["grad_norm"] / self.steps,
+            "fill_encoder": encoder / self.places[0],
+            "fill_decoder": decoder / self.places[1],
+            "learning_rate": self.sums["learning_rate"] / self.applied,
+            "grad_norm": self.sums["grad_norm"] / self.applied,
+            **({} if self.skipped is None else {"skipped_updates": self.skipped}),
         }
 
 
@@ -92,9 +149,12 @@ def first_not_finite(metrics: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[
 
     Args:
       metrics: (step, the update's metrics) pairs, ascending. Parameters that an update has blown
-        up show in their norm, before the next update's loss does.
+        up show in their norm, before the next update's loss does. Of an update that the loss-spike
+        guard skipped only that norm counts.
     """
     for step, one in metrics:
+        if one.get("skipped") and math.isfinite(one["param_norm"]):
+            continue
         for name, what in (
             ("loss", "the loss"),
             ("grad_norm", "the gradient"),
@@ -105,22 +165,31 @@ def first_not_finite(metrics: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[
     return None
 
 
-def truncate_log(path: pathlib.Path, step: int) -> None:
+def truncate_log(
+    path: pathlib.Path,
+    step: int,
+    step_of: Callable[[Mapping[str, Any]], int] = lambda entry: int(entry["step"]),
+) -> None:
     """Takes out of a log what came after `step`, and a last line that was cut off.
 
     What a run logged after its last checkpoint happens again when it resumes.
+
+    Args:
+      path: the file, a JSON object a line; nothing happens without it.
+      step: the last one that is kept.
+      step_of: the step that an entry belongs to.
     """
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    for line in path.read_bytes().split(b"\n"):
         try:
-            if int(json.loads(line)["step"]) <= step:
-                kept.append(line + "\n")
-        except (ValueError, TypeError, KeyError):
+            if step_of(json.loads(line)) <= step:
+                kept.append(line + b"\n")
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue
     temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.write_bytes(b"".join(kept))
     os.replace(temporary, path)
 
 
@@ -173,9 +242,10 @@ class RunLog:
             # Imported late: it pulls in PyTorch wherever that is installed.
             import tensorboardX
 
-            truncate_log(model_dir / LOG, first_step)
+            self._path = model_dir / LOG
+            truncate_log(self._path, first_step)
             # Open for the whole run; `__exit__` closes it.
-            self._file = (model_dir / LOG).open("a", encoding="utf-8")
+            self._file = self._path.open("a", encoding="utf-8")
             self._board = tensorboardX.SummaryWriter(
                 str(model_dir / METRICS), purge_step=first_step + 1 if first_step else None
             )
@@ -200,6 +270,15 @@ class RunLog:
         """Prints a line above the bar."""
         if self._writes:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def rewind(self, step: int) -> None:
+        """Takes out of the log what came after `step`; the run goes on from there."""
+        self._bar.update(self._task, completed=step)
+        if not self._writes:
+            return
+        self._file.close()
+        truncate_log(self._path, step)
+        self._file = self._path.open("a", encoding="utf-8")
 
     def show_phase(self, text: str | None) -> None:
         """Says on the bar what is going on in place of training (an evaluation); None ends it."""

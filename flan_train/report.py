@@ -1,106 +1,88 @@
-"""A run directory -> one self-contained HTML page, and a summary for the terminal."""
+"""Run directories -> one self-contained HTML page, and a summary for the terminal."""
 
 from __future__ import annotations
 
-import dataclasses
 import html
+import os
 import pathlib
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from flan_train import report_html
-from flan_train.report_text import number
-from flan_train.run_directory import Block, Run, read_run
+from flan_train import report_blocks, report_compare, report_html, report_summary
+from flan_train.errors import UserError, not_written
+from flan_train.run_directory import Run, read_run
 from flan_train.scores import write_whole
 
 TEMPLATE = pathlib.Path(__file__).with_name("report_page.html")
-STYLE = TEMPLATE.with_name("page.css")
+STYLES = (TEMPLATE.with_name("page.css"), TEMPLATE.with_name("report_page.css"))
+
+Path = str | pathlib.Path
 
 
-def write_report(model_dir: str | pathlib.Path) -> pathlib.Path:
-    """Writes `report.html` into a run directory, from its files alone, and returns its path.
+def write_report(model_dirs: Path | Sequence[Path], out: Path | None = None) -> pathlib.Path:
+    """Writes the page of a run, or of several side by side, and returns its path.
 
-    The page loads nothing from anywhere; what the run does not hold yet is said in words.
+    The page is made from the run directories' files alone and loads nothing from anywhere; what a
+    run does not hold yet is said in words.
+
+    Args:
+      model_dirs: the run, or the runs.
+      out: the file; None for `report.html` in the run directory, or for `comparison.html` in the
+        folder that all the runs are in.
 
     Raises:
-      UserError: it is no run directory, or a file in it cannot be read.
+      UserError: one is no run directory, or is named twice; a file cannot be read or written.
     """
-    run = read_run(model_dir)
+    runs = _read(model_dirs)
+    if len(runs) == 1:
+        found = report_blocks.blocks(runs[0])
+        title, body = report_html.title(runs[0]), report_html.body(runs[0], found)
+        path = runs[0].path / "report.html"
+    else:
+        title, body = report_compare.title(runs), report_compare.body(runs)
+        path = _common(runs) / "comparison.html"
     # The body goes in last: its text may hold anything, a placeholder included.
     head, _, tail = TEMPLATE.read_text("utf-8").partition("<!--BODY-->")
-    head = head.replace("/*STYLE*/", STYLE.read_text("utf-8"))
-    head = head.replace("<!--TITLE-->", html.escape(report_html.title(run)))
-    path = run.path / "report.html"
-    write_whole(path, head + report_html.body(run) + tail)
+    head = head.replace("/*STYLE*/", "".join(style.read_text("utf-8") for style in STYLES))
+    head = head.replace("<!--TITLE-->", html.escape(title))
+    path = path if out is None else pathlib.Path(out)
+    # A path of the command line may hold bytes that are no text.
+    text = (head + body + tail).encode("utf-8", "replace").decode()
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        raise not_written("--out", path, error) from None
     return path
 
 
-def summary(model_dir: str | pathlib.Path, console: Console) -> None:
-    """Prints a run's scores: per suite the first, last and chosen exact match, held-out apart.
+def summary(model_dirs: Path | Sequence[Path], console: Console) -> None:
+    """Prints the scores of a run, or of several side by side, a line a suite.
 
     Raises:
-      UserError: it is no run directory, or a file in it cannot be read.
+      UserError: one is no run directory, or is named twice, or a file of it cannot be read.
     """
-    run = read_run(model_dir)
-    blocks = run.blocks()
-    console.print()
-    if not blocks:
-        console.print("No evaluation results yet.", markup=False)
-        return
-    console.print(f"Exact match, {report_html.title(run)}", style="bold", markup=False)
-    for held_out in (False, True):
-        group = [block for block in blocks if block.held_out == held_out]
-        if group:
-            console.print(_table(run, group, held_out))
-    if run.selected and run.selected.get("reason"):
-        console.print(f"Chosen: {run.selected['reason']}.", markup=False)
+    runs = _read(model_dirs)
+    if len(runs) == 1:
+        report_summary.of_run(runs[0], console)
     else:
-        console.print("No checkpoint has been selected yet.", markup=False)
+        report_summary.of_runs(runs, console)
 
 
-# A suite of more families is shown by its mean alone; the page has every task.
-MOST_FAMILIES = 40
+def _read(model_dirs: Path | Sequence[Path]) -> list[Run]:
+    if isinstance(model_dirs, (str, pathlib.Path)):
+        model_dirs = [model_dirs]
+    paths = [pathlib.Path(model_dir).resolve() for model_dir in model_dirs]
+    for place, path in enumerate(paths):
+        if path in paths[:place]:
+            raise UserError(
+                "a run is named twice",
+                where=str(model_dirs[place]),
+                expected="each run once",
+                fix="leave one of them out",
+            )
+    return [read_run(model_dir) for model_dir in model_dirs]
 
 
-def _table(run: Run, blocks: Sequence[Block], held_out: bool) -> Table:
-    """Returns one table of suites, with their families where these are few enough to read."""
-    title = (
-        "Held-out families, never trained on"
-        if held_out
-        else ("Families of the training mixture, unseen instances")
-    )
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("suite / family", no_wrap=True)
-    for name in ("tasks", "n", "first", "last"):
-        table.add_column(name, justify="right")
-    if run.selected:
-        table.add_column(f"@{run.selected['step']}", justify="right", style="bold")
-    table.add_column("majority", justify="right")
-    table.add_column("test", justify="right")
-    for block in blocks:
-        table.add_row(*_cells(run, block, block.suite), style="bold")
-        families = sorted({row.family for row in block.rows})
-        if 1 < len(families) <= MOST_FAMILIES:
-            for family in families:
-                rows = [row for row in block.rows if row.family == family]
-                part = dataclasses.replace(block, rows=rows, curve=[])
-                table.add_row(*_cells(run, part, f"  {family}"))
-        table.add_section()
-    return table
-
-
-def _cells(run: Run, block: Block, label: str) -> list[str]:
-    return [
-        escape(label),
-        str(len(block.rows)),
-        f"{sum(row.n for row in block.rows):,}",
-        number(block.mean("first")),
-        number(block.curve[-1][1]) if block.curve else "",
-        *([number(block.mean("shown"))] if run.selected else []),
-        number(block.mean("majority")),
-        number(block.mean("test")),
-    ]
+def _common(runs: Sequence[Run]) -> pathlib.Path:
+    return pathlib.Path(os.path.commonpath([run.path.resolve().parent for run in runs]))

@@ -23,14 +23,19 @@ class Series:
     Attributes:
       name: what the legend calls it.
       points: (step, value), steps ascending.
-      look: "a" or "b" (the page's two colours) or "base" (a dashed reference line).
+      look: "a" or "b" (the page's two colours), "r0" to "r7" (runs side by side), "base" or
+        "paper" (dashed reference lines).
       dots: whether each point is marked: for few, separate measurements.
+      band: (step, low, high) around the line.
+      chosen: the step whose dot is filled.
     """
 
     name: str
     points: Sequence[Point]
     look: str = "a"
     dots: bool = False
+    band: Sequence[tuple[float, float, float]] = ()
+    chosen: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +110,7 @@ def line_chart(
             '<p class="note">Nothing has been recorded yet.</p></figure>'
         )
     values = [y for one in lines for _, y in one.points]
+    values += [value for one in lines for _, *ends in one.band for value in ends]
     values += [value for value in (floor, top) if value is not None]
     if mark and mark.interval:
         values += mark.interval
@@ -132,15 +138,8 @@ def line_chart(
         parts.append(_text(across(tick), HEIGHT - BOTTOM + 17, anchor, short(tick)))
     if mark:
         parts += _mark(mark, across(mark.step), up)
-    for one in reversed(lines):
-        places = [(across(x), up(y)) for x, y in one.points]
-        path = " ".join(f"{x:g},{y:g}" for x, y in places)
-        parts.append(f'<polyline class="{one.look}" points="{path}"/>')
-        if one.dots or len(places) == 1:
-            parts += [
-                f'<circle class="{one.look}{_chosen(mark, step)}" cx="{x:g}" cy="{y:g}" r="3.5"/>'
-                for (step, _), (x, y) in zip(one.points, places, strict=True)
-            ]
+    for number, one in reversed(list(enumerate(lines))):
+        parts.append(f'<g class="{one.look}" data-line="{number}">{_line_of(one, across, up)}</g>')
     parts.append(_line("cursor", LEFT, TOP, LEFT, HEIGHT - BOTTOM))
     described = "; ".join(
         f"{one.name} from {form(one.points[0][1])} at step {one.points[0][0]:g} "
@@ -148,9 +147,10 @@ def line_chart(
         for one in lines
     )
     legend = "".join(
-        f'<span class="{one.look}"><i></i>{html.escape(one.name)} '
+        f'<span class="{one.look}" data-line="{number}"><i></i>'
+        f'<em title="{html.escape(one.name)}">{html.escape(one.name)}</em> '
         f"<b>{form(one.points[-1][1])}</b></span>"
-        for one in lines
+        for number, one in enumerate(lines)
     )
     data = {
         "width": WIDTH,
@@ -159,7 +159,7 @@ def line_chart(
     return (
         f'<figure data-chart="{html.escape(json.dumps(data, separators=(",", ":")))}">'
         f"<figcaption>{html.escape(title)}</figcaption>"
-        f'<div class="legend">{legend}<span class="at">at step {high:g}</span></div>'
+        f'<div class="legend">{legend}<span class="at">at step {high:,.0f}</span></div>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{html.escape(f"{title}: {described}")}">{"".join(parts)}</svg></figure>'
     )
@@ -181,8 +181,22 @@ def _mark(mark: Mark, x: float, up: Callable[[float], float]) -> list[str]:
     return parts
 
 
-def _chosen(mark: Mark | None, step: float) -> str:
-    return " chosen" if mark is not None and step == mark.step else ""
+def _line_of(one: Series, across: Callable[[float], float], up: Callable[[float], float]) -> str:
+    """Returns a line's band, its strokes and its dots."""
+    parts = []
+    if one.band:
+        edge = [(x, high) for x, _, high in one.band]
+        edge += [(x, low) for x, low, _ in reversed(one.band)]
+        outline = " ".join(f"{across(x):g},{up(y):g}" for x, y in edge)
+        parts.append(f'<polygon class="band" points="{outline}"/>')
+    places = [(across(x), up(y)) for x, y in one.points]
+    path = " ".join(f"{x:g},{y:g}" for x, y in places)
+    parts.append(f'<polyline points="{path}"/>')
+    if one.dots or len(places) == 1:
+        for (step, _), (x, y) in zip(one.points, places, strict=True):
+            look = ' class="chosen"' if step == one.chosen else ""
+            parts.append(f'<circle{look} cx="{x:g}" cy="{y:g}" r="{3.5 if one.dots else 2.5}"/>')
+    return "".join(parts)
 
 
 def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:

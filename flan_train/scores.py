@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import collections
 import json
+import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from flan_train.errors import UserError
-from flan_train.tasks import answers
+from flan_train.tasks import answers, metrics
 
 Result = dict[str, Any]
 Example = dict[str, Any]
@@ -17,46 +21,110 @@ Example = dict[str, Any]
 # A suite's test split is filed under its name and this; it is reported, never selected by.
 REPORTED_SUFFIX = "_test"
 
-# What one example scores, by metric name: the metrics that a checkpoint can be selected by.
-EXAMPLE_SCORES: dict[str, Callable[[Mapping[str, Any]], float]] = {
-    "exact_match": lambda example: float(example["correct"]),
-}
+# Keys of a task's row that are no scores.
+NOT_SCORES = ("majority", "not_extracted", "n", "shots", "intervals")
 
 
-def score(examples: Iterable[Example]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Returns (metrics by task, description by task) of examples with their outcome.
+def summary(examples: Iterable[Example]) -> dict[str, Any]:
+    """Returns what evaluated examples score: by task, by family, and over all tasks.
 
-    `exact_match` is the share of right answers, `majority` the share that always giving the task's
-    commonest answer gets, `not_extracted` how many outputs hold no answer, `n` how many there are.
+    Every score is a share of 1. A task's row in "metrics" has every metric of the task, the main
+    one first, and: `exact_match` where outputs are compared with answers, `normalized` where there
+    is a chance (by its metric), `majority` (the share that always giving the task's commonest
+    answer gets; absent where nothing is right), `not_extracted` (how many outputs hold no answer),
+    `n` (how many there are), `shots` (their mean) and `intervals` (95 %, by a bootstrap over the
+    task's examples). A metric that is not defined, such as AUC-ROC of one class, is left out.
+
+    Returns:
+      "metrics": {task: row}, "tasks": {task: family, form, held_out}, "families", "mean": of each
+      metric the unweighted mean over the tasks that have it, "mean_intervals" (95 %, the tasks as
+      they are, examples resampled within each).
     """
     groups: dict[str, list[Example]] = {}
     for example in examples:
         groups.setdefault(example["task"], []).append(example)
-    metrics, tasks = {}, {}
+    rows, tasks = {}, {}
+    totals: dict[str, list[np.ndarray]] = {}
     for task, group in groups.items():
-        common = collections.Counter(answers.normalise(example["answer"]) for example in group)
-        metrics[task] = {
-            **{
-                name: sum(map(of_one, group)) / len(group)
-                for name, of_one in EXAMPLE_SCORES.items()
-            },
-            "majority": max(common.values()) / len(group),
-            "not_extracted": sum(example["extracted"] is None for example in group),
-            "n": len(group),
+        values = [_values(example) for example in group]
+        columns = {name: [each[name] for each in values] for name in values[0]}
+        samples = metrics.resampled_together(columns, seed=zlib.crc32(task.encode()))
+        scores = {name: metrics.METRICS[name].score(column) for name, column in columns.items()}
+        defined = {name: score for name, score in scores.items() if not math.isnan(score)}
+        for name in defined:
+            totals.setdefault(name, []).append(samples[name])
+        rows[task] = {
+            **defined,
+            **_counts(group),
+            "intervals": {name: list(metrics.interval(samples[name])) for name in defined},
         }
         tasks[task] = {name: group[0][name] for name in ("family", "form", "held_out")}
-    return metrics, tasks
+    return {
+        "metrics": rows,
+        "mean": mean(rows.values()),
+        # Over tasks sample by sample: the tasks are drawn independently of each other.
+        "mean_intervals": {
+            name: list(metrics.interval(np.mean(samples, axis=0)))
+            for name, samples in totals.items()
+        },
+        "families": families(rows, tasks),
+        "tasks": tasks,
+    }
 
 
-def mean(metrics: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Returns the unweighted mean over tasks of each metric; `n` is a count and has none."""
-    rows = list(metrics)
-    names = [name for name in rows[0] if name != "n"]
-    return {name: sum(row[name] for row in rows) / len(rows) for name in names}
+def score(examples: Iterable[Example]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Returns (metrics by task, description by task) of `summary`."""
+    found = summary(examples)
+    return found["metrics"], found["tasks"]
+
+
+def _values(example: Example) -> dict[str, list[float]]:
+    return example["values"] if "values" in example else metrics.values_of(example)
+
+
+def _counts(group: list[Example]) -> dict[str, Any]:
+    # Outputs that nothing is compared with (continuations, open-ended prompts) have no answer.
+    asked = [example for example in group if example["answer"]]
+    common = collections.Counter(answers.normalise(example["answer"]) for example in asked)
+    shots = [example["shots"] for example in group if "shots" in example]
+    return {
+        **({"majority": max(common.values()) / len(asked)} if asked else {}),
+        "not_extracted": sum(example["extracted"] is None for example in asked),
+        "n": len(group),
+        **({"shots": sum(shots) / len(shots)} if shots else {}),
+    }
+
+
+def mean(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Returns the unweighted mean of each number over the tasks that have it.
+
+    `n` and `shots` have none.
+    """
+    columns: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name not in ("n", "shots", "intervals"):
+                columns.setdefault(name, []).append(value)
+    return {name: sum(column) / len(column) for name, column in columns.items()}
+
+
+def main_metric(result: Mapping[str, Any]) -> str:
+    """Returns the metric that a result is told by: the main one of most of its tasks."""
+    mains = collections.Counter(
+        next((name for name in row if name not in NOT_SCORES), "majority")
+        for row in result["metrics"].values()
+    )
+    return mains.most_common(1)[0][0]
+
+
+def main_mean(result: Mapping[str, Any]) -> tuple[str, float]:
+    """Returns (main metric, its mean over the tasks that have it) of a result."""
+    name = main_metric(result)
+    return name, result["mean"][name]
 
 
 def families(
-    metrics: Mapping[str, Mapping[str, Any]], tasks: Mapping[str, Mapping[str, Any]]
+    rows: Mapping[str, Mapping[str, Any]], tasks: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """Returns by family: the mean over its tasks, its examples `n`, and whether it is held out."""
     groups: dict[str, list[str]] = {}
@@ -64,8 +132,8 @@ def families(
         groups.setdefault(about["family"], []).append(task)
     return {
         family: {
-            **mean(metrics[task] for task in members),
-            "n": sum(metrics[task]["n"] for task in members),
+            **mean(rows[task] for task in members),
+            "n": sum(rows[task]["n"] for task in members),
             "held_out": bool(tasks[members[0]]["held_out"]),
             "tasks": members,
         }
@@ -84,7 +152,7 @@ def read_results(model_dir: str | pathlib.Path) -> dict[str, dict[int, Result]]:
         steps = {
             int(path.stem): read_result(path)
             for path in folder.glob("*.json")
-            if path.stem.isdigit()
+            if path.stem.isdecimal()
         }
         if steps:
             found[folder.name] = dict(sorted(steps.items()))
@@ -112,7 +180,12 @@ def read_result(path: pathlib.Path) -> Result:
         result = json.loads(path.read_text("utf-8"))
         if not {"suite", "step", "metrics", "mean"} <= result.keys():
             raise ValueError("keys are missing")
-    except (ValueError, AttributeError) as error:
+        for name in ("metrics", "mean"):
+            if not isinstance(result[name], dict):
+                raise ValueError(f'"{name}" is no object')
+        if not all(isinstance(row, dict) for row in result["metrics"].values()):
+            raise ValueError("a task's scores are no object")
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(
             f"not an evaluation result: {error}",
             where=str(path),
@@ -131,11 +204,13 @@ def read_examples(path: pathlib.Path) -> list[Example]:
     if not path.is_file():
         return []
     examples = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 examples.append(json.loads(line))
-            except ValueError as error:
+                if not isinstance(examples[-1], dict):
+                    raise ValueError("no object")
+            except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"not a line of JSON: {error}",
                     where=f"{path}, line {number}",

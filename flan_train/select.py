@@ -1,7 +1,8 @@
-"""Scores over steps -> the chosen checkpoint, with the reason in words.
+"""Scores over steps -> the chosen checkpoint, with the reason in words and how sure it is.
 
-The paper keeps the checkpoint that is best on periodic held-out evaluation (facts section 5). Here
-the scores come from validation splits: a suite `<name>_test` is the reported part and is refused.
+The paper keeps the checkpoint that is best on periodic held-out evaluation (facts section 5), on
+the very sets that it reports. Here a part is kept apart for that by default (protocol "apart"); the
+paper's way is protocol "paper".
 """
 
 from __future__ import annotations
@@ -15,18 +16,24 @@ from typing import Any
 import gin
 import numpy as np
 
-from flan_train.errors import UserError, unknown_name
-from flan_train.scores import (
-    EXAMPLE_SCORES,
-    REPORTED_SUFFIX,
-    Result,
-    is_reported,
-    read_examples,
-    read_results,
-    write_whole,
-)
+from flan_train import select_metric, select_noise
+from flan_train.checkpoint_names import SELECTION_FILE, read_selected
+from flan_train.errors import unknown_name
+from flan_train.scores import Result, read_results, write_whole
+from flan_train.select_candidates import DIGITS, Ranking, rank
+from flan_train.select_metric import check_metric
+from flan_train.suites import SPLITS_OF, expand, filed_as
+from flan_train.tasks.metrics import interval
 
-RESAMPLES = 2000
+__all__ = [
+    "SelectConfig",
+    "best_steps",
+    "bootstrap_interval",
+    "check_metric",
+    "read_selected",
+    "select",
+    "with_reported",
+]
 
 
 @gin.register(module="flan_train.select")
@@ -35,16 +42,24 @@ class SelectConfig:
     """What a checkpoint is chosen by.
 
     Attributes:
-      suites: whose scores count, each alike (empty: every suite that the run evaluated).
-      metric: the metric whose mean over tasks is the score of a suite.
+      suites: whose scores count, each alike, where the metric names none (empty: every suite that
+        the run evaluated).
+      metric: a metric's name, "normalized_average", or a weighted mix of "suite:metric"; see
+        `select_metric.terms`. The highest score is chosen.
+      protocol: "apart": chosen on split validation, reported on split test; "paper": chosen on the
+        whole published sets (split all), which are then what is reported.
     """
 
     suites: Sequence[str] = ()
     metric: str = "exact_match"
+    protocol: str = "apart"
 
     def __post_init__(self) -> None:
-        suites = (self.suites,) if isinstance(self.suites, str) else self.suites
-        object.__setattr__(self, "suites", tuple(suites))
+        object.__setattr__(self, "suites", expand(self.suites))
+        if self.protocol not in SPLITS_OF:
+            raise unknown_name(
+                "selection protocol", self.protocol, SPLITS_OF, where="SELECT_PROTOCOL, --protocol"
+            )
 
 
 def select(
@@ -52,69 +67,82 @@ def select(
 ) -> dict[str, Any]:
     """Chooses the step with the highest score among the run's checkpoints; writes selected.json.
 
-    The score of a step is the mean over the suites of the mean over tasks of the metric. Of equal
-    scores the earlier step is chosen. The interval is a bootstrap over examples within each task
-    (95 %, seeded by the step, so that it is the same every time). Steps are left out, with the
-    reason, when their checkpoint is gone, when a suite has no result for them, or when a suite
-    was measured on other examples than at the latest step. `write=False` only returns the choice.
+    Of equal scores the earlier step is chosen. Intervals are a bootstrap over examples within each
+    task (95 %), the same every time. A runner-up is within noise when the interval of its
+    difference to the chosen step, on the same resampled examples, reaches zero. Steps are left
+    out, with the reason, when their checkpoint is gone or torn, when a suite has no result or no
+    such metric for them, or when a suite was measured on other examples than at the latest step.
+    `write=False` only returns the choice.
 
     Returns:
-      what selected.json holds: "step", "metric", "score", "interval", "candidates", "suites",
-      "reason", "within_interval" (other steps that score inside the interval), "skipped".
+      what selected.json holds: "step", "metric", "score", "interval" (None where per-example
+      results are missing), "candidates" [{"step", "score", "interval"}] by step, "suites",
+      "protocol", "splits" {"selected", "reported"}, "within_noise" [{"step", "score", "interval",
+      "difference" (chosen minus this), "difference_interval"}] best first, "reported" {suite:
+      {metric: mean}}, "reported_score", "reported_interval" (None while the chosen step has not
+      been measured there), "reason", "skipped" [{"step", "reason"}].
 
     Raises:
       UserError: no such run, no results, an unknown suite or metric, or no candidate left.
     """
     config = config or SelectConfig()
     model_dir = pathlib.Path(model_dir)
-    if not model_dir.is_dir():
-        raise UserError(
-            "there is no such run directory",
-            where=str(model_dir),
-            expected="the MODEL_DIR of a run",
-            fix="check the path",
-        )
-    results = read_results(model_dir)
-    if not results:
-        raise UserError(
-            "nothing to select from: the run has no evaluation results",
-            where=str(model_dir / "eval"),
-            expected="eval/<suite>/<step>.json for at least one step",
-            fix="train with EVAL_SUITES set, or run flan-train eval on its checkpoints",
-        )
-    suites = _suites(config, results, model_dir)
-    _check_metric(config.metric)
-    comparable, skipped = _candidates(model_dir, {suite: results[suite] for suite in suites})
-    if not comparable:
-        raise UserError(
-            "no checkpoint can be selected",
-            where=str(model_dir),
-            expected=f"a step with its checkpoint and a result for {', '.join(suites)}",
-            fix="; ".join(f"step {item['step']}: {item['reason']}" for item in skipped),
-        )
-    candidates = []
-    for step in comparable:
-        means = [results[suite][step]["mean"][config.metric] for suite in suites]
-        candidates.append({"step": step, "score": sum(means) / len(means)})
-    ranked = sorted(candidates, key=lambda item: (-item["score"], item["step"]))
-    best, runners_up = ranked[0], ranked[1:]
-    interval = bootstrap_interval(model_dir, suites, int(best["step"]), config.metric)
+    ranking = _ranking(model_dir, config)
+    (best, score), *others = ranking.candidates
+    steps = [step for step, _ in ranking.candidates]
+    drawn = select_noise.draws(model_dir / "eval", ranking.parts, ranking.filed, steps)
+    intervals = {step: _rounded(scores) for step, scores in drawn.items()}
+    within_noise = []
+    for step, other in others:
+        difference = _rounded(drawn[best] - drawn[step]) if step in drawn else None
+        if difference and select_noise.within_noise(difference):
+            within_noise.append(
+                {
+                    "step": step,
+                    "score": other,
+                    "interval": intervals[step],
+                    "difference": score - other,
+                    "difference_interval": difference,
+                }
+            )
+    chosen_on, reported_on = SPLITS_OF[config.protocol]
     selected = {
-        "step": best["step"],
+        "step": best,
         "metric": config.metric,
-        "score": best["score"],
-        "interval": interval,
-        "candidates": candidates,
-        "suites": suites,
-        "reason": _reason(config.metric, suites, best, interval, runners_up),
-        "within_interval": [
-            item["step"] for item in runners_up if interval and item["score"] >= interval[0]
+        "score": score,
+        "interval": intervals.get(best),
+        "candidates": [
+            {"step": step, "score": other, "interval": intervals.get(step)}
+            for step, other in sorted(ranking.candidates)
         ],
-        "skipped": skipped,
+        "suites": ranking.suites,
+        "protocol": config.protocol,
+        "splits": {"selected": chosen_on, "reported": reported_on or chosen_on},
+        "within_noise": within_noise,
+        "skipped": ranking.skipped,
     }
+    selected["reason"] = _reason(selected, others)
+    selected |= _reported(model_dir, selected, read_results(model_dir))
     if write:
-        write_whole(model_dir / "selected.json", json.dumps(selected, indent=1) + "\n")
+        _write(model_dir, selected)
     return selected
+
+
+def with_reported(model_dir: str | pathlib.Path, selected: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a choice with the scores that are reported of it now, and writes selected.json.
+
+    Raises:
+      UserError: a result that cannot be read.
+    """
+    model_dir = pathlib.Path(model_dir)
+    renewed = dict(selected) | _reported(model_dir, selected, read_results(model_dir))
+    _write(model_dir, renewed)
+    return renewed
+
+
+def best_steps(model_dir: str | pathlib.Path, config: SelectConfig) -> list[int]:
+    """Returns the candidates of `select`, best first, without intervals; raises as `select`."""
+    return [step for step, _ in _ranking(pathlib.Path(model_dir), config).candidates]
 
 
 def bootstrap_interval(
@@ -125,126 +153,84 @@ def bootstrap_interval(
     The tasks stay as they are: the interval says how far the score could be off because each task
     has only so many examples. None where the per-example results are not at hand.
 
+    Args:
+      model_dir: the run.
+      suites: names of folders in its `eval`.
+      step: which.
+      metric: a metric's name; the score is its mean over the suites.
+
     Raises:
       UserError: an unknown metric, or a per-example file that cannot be read.
     """
-    _check_metric(metric)
-    random = np.random.default_rng(step)
-    total = np.zeros(RESAMPLES)
-    for suite in suites:
-        examples = read_examples(pathlib.Path(model_dir) / "eval" / suite / f"{step}.jsonl")
-        if not examples:
-            return None
-        groups: dict[str, list[float]] = {}
-        for example in examples:
-            groups.setdefault(example["task"], []).append(EXAMPLE_SCORES[metric](example))
-        means = np.zeros(RESAMPLES)
-        for _, values in sorted(groups.items()):
-            # Equal values are drawn together: how often each occurs among n draws.
-            distinct, counts = np.unique(values, return_counts=True)
-            drawn = random.multinomial(len(values), counts / len(values), size=RESAMPLES)
-            means += drawn @ distinct / len(values)
-        total += means / len(groups)
-    low, high = np.percentile(total / len(suites), (2.5, 97.5))
-    return [float(low), float(high)]
+    parts = select_metric.terms(metric, suites)
+    same = {suite: suite for suite in suites}
+    drawn = select_noise.draws(pathlib.Path(model_dir) / "eval", parts, same, [step])
+    return _rounded(drawn[step]) if drawn else None
 
 
-def read_selected(model_dir: str | pathlib.Path) -> dict[str, Any] | None:
-    """Returns what selected.json holds, or None when nothing has been selected yet.
-
-    Raises:
-      UserError: the file cannot be read.
-    """
-    path = pathlib.Path(model_dir) / "selected.json"
-    if not path.is_file():
-        return None
-    try:
-        selected = json.loads(path.read_text("utf-8"))
-        if not {"step", "metric", "score"} <= selected.keys():
-            raise ValueError("keys are missing")
-    except (ValueError, AttributeError) as error:
-        raise UserError(
-            f"not a selection: {error}",
-            where=str(path),
-            expected='JSON with "step", "metric" and "score"',
-            fix="write it again with flan-train select RUN_DIR",
-        ) from error
-    return selected
+def _ranking(model_dir: pathlib.Path, config: SelectConfig) -> Ranking:
+    return rank(model_dir, config.metric, config.suites, config.protocol)
 
 
-def _suites(config: SelectConfig, results: Mapping[str, Any], model_dir: pathlib.Path) -> list[str]:
-    open_suites = [suite for suite in results if not is_reported(suite, results)]
-    for suite in config.suites:
-        if suite in results and suite not in open_suites:
-            raise UserError(
-                f"the suite '{suite}' is the reported part: it is not selected by",
-                where="SelectConfig.suites",
-                expected="suites measured on a validation split: " + ", ".join(open_suites),
-                fix=f"use {suite.removesuffix(REPORTED_SUFFIX)}",
-            )
-        if suite not in results:
-            raise unknown_name(
-                "evaluated suite", suite, open_suites, where=f"SelectConfig.suites, {model_dir}"
-            )
-    return list(dict.fromkeys(config.suites)) or open_suites
+def _reported(
+    model_dir: pathlib.Path,
+    selected: Mapping[str, Any],
+    results: Mapping[str, Mapping[int, Result]],
+) -> dict[str, Any]:
+    """Returns "reported", "reported_score" and "reported_interval" of a choice."""
+    step, split = selected["step"], selected["splits"]["reported"]
+    filed = {suite: filed_as(suite, split) for suite in selected["suites"]}
+    there = {
+        suite: results[name][step]["mean"]
+        for suite, name in filed.items()
+        if step in results.get(name, {})
+    }
+    found: dict[str, Any] = {
+        "reported": there,
+        "reported_score": None,
+        "reported_interval": None,
+    }
+    parts = select_metric.terms(selected["metric"], selected["suites"])
+    if all(part.metric in there.get(part.suite, {}) for part in parts):
+        found["reported_score"] = select_metric.score(parts, there)
+        drawn = select_noise.draws(model_dir / "eval", parts, filed, [step])
+        if drawn:
+            found["reported_interval"] = _rounded(drawn[step])
+    return found
 
 
-def _check_metric(metric: str) -> None:
-    if metric not in EXAMPLE_SCORES:
-        raise unknown_name("metric", metric, EXAMPLE_SCORES, where="SelectConfig.metric")
+def _rounded(drawn: np.ndarray) -> list[float]:
+    # So that another machine's order of summing changes nothing that is written.
+    return [round(end, 9) for end in interval(drawn)]
 
 
-def _candidates(
-    model_dir: pathlib.Path, results: Mapping[str, Mapping[int, Result]]
-) -> tuple[list[int], list[dict[str, Any]]]:
-    """Returns the steps that can be compared, and the others with the reason each is left out."""
-    comparable, skipped = [], []
-    latest = {suite: _measured_on(steps[max(steps)]) for suite, steps in results.items()}
-    for step in sorted({step for steps in results.values() for step in steps}):
-        missing = [suite for suite, steps in results.items() if step not in steps]
-        if not (model_dir / "checkpoints" / str(step)).is_dir():
-            reason = "its checkpoint is gone"
-        elif missing:
-            reason = f"no result for {', '.join(missing)}"
-        elif other := [
-            suite for suite, steps in results.items() if _measured_on(steps[step]) != latest[suite]
-        ]:
-            reason = f"{', '.join(other)} was measured on other examples or decoded otherwise"
-        else:
-            comparable.append(step)
-            continue
-        skipped.append({"step": step, "reason": reason})
-    return comparable, skipped
+def _write(model_dir: pathlib.Path, selected: Mapping[str, Any]) -> None:
+    write_whole(model_dir / SELECTION_FILE, json.dumps(selected, indent=1) + "\n")
 
 
-def _measured_on(result: Result) -> str:
-    counts = {task: row["n"] for task, row in result["metrics"].items()}
-    return json.dumps([result.get("prepared"), result.get("decoding"), counts], sort_keys=True)
-
-
-def _reason(
-    metric: str,
-    suites: Sequence[str],
-    best: Mapping[str, Any],
-    interval: Sequence[float] | None,
-    runners_up: Sequence[Mapping[str, Any]],
-) -> str:
-    score = f"{best['score']:.3f}"
-    if interval:
-        score += f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
-    where = f"mean {metric} over {', '.join(suites)}"
-    if not runners_up:
-        return f"step {best['step']} is the only candidate; its {where} is {score}"
-    second = runners_up[0]
-    if second["score"] == best["score"]:
-        return (
-            f"step {best['step']} is the earliest with the highest {where} ({score}); "
-            f"step {second['step']} scores the same"
+def _reason(selected: Mapping[str, Any], others: Sequence[tuple[int, float]]) -> str:
+    """Returns one sentence, without its full stop, on why this step was chosen."""
+    step, interval_ = selected["step"], selected["interval"]
+    what = select_metric.describe(selected["metric"], selected["suites"])
+    score = f"{selected['score']:.3f}"
+    if interval_:
+        score += f", 95 % interval {interval_[0]:.3f} to {interval_[1]:.3f}"
+    if not others:
+        text = f"step {step} is the only candidate; its {what} is {score}"
+    elif round(others[0][1], DIGITS) == round(selected["score"], DIGITS):
+        text = (
+            f"step {step} is the earliest with the highest {what} ({score}); "
+            f"step {others[0][0]} scores the same"
         )
-    text = (
-        f"step {best['step']} has the highest {where} ({score}); "
-        f"runner-up step {second['step']} ({second['score']:.3f})"
-    )
-    if interval:
-        text += f" lies {'within' if second['score'] >= interval[0] else 'below'} the interval"
+    else:
+        text = f"step {step} has the highest {what} ({score}); runner-up step {others[0][0]} "
+        text += f"({others[0][1]:.3f})"
+        compared = {item["step"] for item in selected["candidates"] if item["interval"]}
+        if others[0][0] in compared:
+            near = {item["step"] for item in selected["within_noise"]}
+            text += f" is {'within' if others[0][0] in near else 'beyond'} noise"
+    if selected["protocol"] == "paper":
+        text += (
+            "; chosen on the whole published sets, which are also what is reported, as in the paper"
+        )
     return text

@@ -49,7 +49,18 @@ class ModelFile:
 
 
 def read(content: bytes) -> ModelFile:
-    """Returns what the bytes of a model file say; SentencePiece must have loaded them before."""
+    """Returns what the bytes of a model file say; SentencePiece must have loaded them before.
+
+    Raises:
+      ValueError: they are no such file after all.
+    """
+    try:
+        return _read(content)
+    except (IndexError, struct.error, TypeError) as error:
+        raise ValueError(f"no SentencePiece model: {error}") from error
+
+
+def _read(content: bytes) -> ModelFile:
     pieces: list[tuple[str, float, int]] = []
     trainer: dict[int, int | bytes] = {}
     normaliser: dict[int, int | bytes] = {}
@@ -83,7 +94,8 @@ def read(content: bytes) -> ModelFile:
 
 
 def _as_bytes(value: int | bytes) -> bytes:
-    assert isinstance(value, bytes)
+    if not isinstance(value, bytes):
+        raise TypeError("a number where a text was expected")
     return value
 
 
@@ -98,6 +110,8 @@ def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
             byte = content[position]
             position += 1
             value |= (byte & 0x7F) << shift
+            if shift > 63:
+                raise IndexError("a number without an end")
             if byte < 0x80:
                 return value
             shift += 7
@@ -109,6 +123,8 @@ def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
             yield key >> 3, varint()
             continue
         size = {_FIXED64: 8, _FIXED32: 4}.get(kind) or varint()
+        if position + size > end:
+            raise IndexError("a part that is longer than the whole")
         yield key >> 3, content[position : position + size]
         position += size
 
@@ -123,6 +139,8 @@ class Rules:
 
     def __init__(self, rules: bytes) -> None:
         size = int.from_bytes(rules[:4], "little")
+        if size % 4 or size > max(0, len(rules) - 4):
+            raise ValueError("no normalisation rules")
         self.replacements = rules[4 + size :]
         self._units = np.frombuffer(rules[4 : 4 + size], "<u4")
         # A unit that ends a string has its value in place of children; its label fits no byte.

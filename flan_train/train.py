@@ -11,16 +11,16 @@ from typing import Any
 
 import gin
 import jax
-import jax.numpy as jnp
 from rich.console import Console
 
 from flan_train import (
+    checkpoint_names,
     checkpoints,
     errors,
+    interruption,
     launch,
     progress,
     run_record,
-    scores,
     select,
     train_step,
 )
@@ -28,13 +28,16 @@ from flan_train.batches import TrainBatches
 from flan_train.checkpoints import CheckpointConfig, Checkpoints
 from flan_train.dry_run import dry_run
 from flan_train.evaluate import EvalConfig
+from flan_train.loss_guard import OFF, GuardConfig
+from flan_train.loss_watch import LossWatch, Pending
 from flan_train.losses import LossConfig
 from flan_train.models import t5
 from flan_train.optimizers import OptimizerConfig
 from flan_train.prepare import DataConfig
 from flan_train.select import SelectConfig
 from flan_train.sharding import ShardingConfig
-from flan_train.train_run import Pending, Run, Stopwatch
+from flan_train.suites import SPLITS_OF
+from flan_train.train_run import Run, Stopwatch, restored_state
 
 __all__ = ["TrainResult", "dry_run", "train"]
 
@@ -79,8 +82,12 @@ def train(
     log_period: int = 10,
     max_passes: float | None = None,
     resume: bool = True,
+    strict: bool = False,
+    guard: GuardConfig = OFF,
 ) -> TrainResult:
     """Trains, evaluates and selects; goes on where MODEL_DIR's newest checkpoint is.
+
+    Inside of `interruption.handled()` it can be stopped: it saves first, and loses nothing.
 
     Args:
       model_dir: the run directory.
@@ -101,9 +108,12 @@ def train(
       max_passes: how often the run may go through a task; a task that comes round more often is
         refused. None for no limit.
       resume: False refuses a MODEL_DIR that has a checkpoint.
+      strict: refuse a damaged newest checkpoint instead of going on from an earlier one.
+      guard: what is done about loss spikes.
 
     Raises:
       UserError: a setting, a file or a checkpoint that cannot be used; a loss that is not finite.
+      Interruption: the run was asked to stop, and has.
     """
     # ---- 1. What can be wrong --------------------------------------------------------------------
     launch.check_scalars(
@@ -117,29 +127,32 @@ def train(
     )
     folder, seconds = pathlib.Path(model_dir), Stopwatch()
     first_host, console = jax.process_index() == 0, Console()
+    stop = interruption.current()
     launch.check_settings(model, data, evaluation, selection)
     errors.check_writable("MODEL_DIR", folder)
     errors.check_number("MAX_PASSES", max_passes, above=0, optional=True)
     partitioner = launch.make_partitioner(sharding, batch_size, num_microbatches)
-    abstract = train_step.abstract_state(model, optimizer, partitioner)
+    abstract = train_step.abstract_state(model, optimizer, partitioner, guard)
     saved = Checkpoints(folder, checkpoint)
-    resumed = launch.find_start(
-        saved, train_steps, initial_checkpoint_path, resume, abstract.params
+    newest = launch.find_start(
+        saved, train_steps, initial_checkpoint_path, resume, abstract.params, strict
     )
+    found = None
+    if newest is not None:
+        # Read now: with what it holds the data are prepared, and it could be another than the
+        # newest.
+        with seconds.of("restore"):
+            found = saved.newest_restorable(abstract.params, abstract.opt_state, strict=strict)
+    resumed = found.step if found else None
 
     # ---- 2. Data ---------------------------------------------------------------------------------
-    with seconds.of("prepare"):
-        onward = None
-        if resumed is not None:
-            onward = launch.rest_of_run(saved, resumed, train_steps, batch_size)
+    with seconds.of("prepare"), stop.at_once(resumed):
+        onward = launch.rest_of_run(found, train_steps, batch_size) if found else None
         sequences = batch_size * train_steps
         training_data = launch.prepared_split(data, "train", sequences=sequences, resumed=onward)
-        suites, test_suites = (
-            {
-                suite: launch.prepared_split(launch.suite_data(data, suite, evaluation), split)
-                for suite in evaluation.suites
-            }
-            for split in ("validation", "test")
+        chosen_by, reported = SPLITS_OF[selection.protocol]
+        suites, reported_suites = (
+            launch.prepared_suites(data, evaluation, split) for split in (chosen_by, reported)
         )
         part, parts = partitioner.host_part(batch_size)
         reader = TrainBatches(
@@ -164,23 +177,23 @@ def train(
         "num_microbatches": num_microbatches,
         "seed": seed,
         "initial_checkpoint_path": initial_checkpoint_path,
+        **({"guard": guard} if guard.is_on else {}),
     }
     meta = run_record.checkpoint_meta(settings, training_data, evaluation, selection)
-    changed = [] if resumed is None else launch.check_same_run(saved, resumed, meta, seed)
+    changed = launch.check_same_run(saved, found, meta, seed) if found else []
     start = resumed or 0
     with seconds.of("restore" if resumed else "initialise"):
-        if resumed is not None:
-            restored = saved.restore(resumed, abstract.params, abstract.opt_state)
-            count = jax.device_put(jnp.int32(resumed), abstract.step.sharding)
-            state = train_step.TrainState(count, restored.params, restored.opt_state)
-            reader.restore(restored.data)
-            del restored, count
+        data_item: dict[str, Any] = found.restored.data if found else {}
+        if found:
+            state = restored_state(found, abstract, guard, partitioner)
+            reader.restore(data_item)
         else:
             given = None
             if initial_checkpoint_path:
                 given, _ = checkpoints.load_params(initial_checkpoint_path, abstract.params)
-            state = train_step.init_state(model, optimizer, partitioner, seed, given)
+            state = train_step.init_state(model, optimizer, partitioner, seed, given, guard)
             del given
+    del found  # or its arrays would outlive the first update
 
     if start < train_steps:
         if first_host:
@@ -193,9 +206,11 @@ def train(
                 partitioner,
                 num_microbatches=num_microbatches,
                 seed=seed,
+                guard=guard,
             )
             shapes = train_step.abstract_batch(batch_size, data.feature_lengths, partitioner)
             update = step.lower(abstract, shapes).compile()
+    stop.stop(resumed)
 
     # ---- 4. The run directory: nothing was written before ----------------------------------------
     try:
@@ -206,9 +221,26 @@ def train(
         log = progress.RunLog(
             folder, first_step=start, last_step=train_steps, console=console, writes=first_host
         )
+        watch = LossWatch(
+            folder, guard, saved, reader, first_step=start, state=data_item.get("spikes")
+        )
     except OSError as error:
         raise errors.not_written("MODEL_DIR", folder, error) from error
-    run = Run(folder, model, evaluation, selection, partitioner, saved, log, seconds, suites, meta)
+    run = Run(
+        folder,
+        model,
+        evaluation,
+        selection,
+        partitioner,
+        saved,
+        log,
+        seconds,
+        suites,
+        meta,
+        reader,
+        watch,
+        stop,
+    )
 
     with log, contextlib.closing(saved), contextlib.closing(reader):
         log.say(f"{t5.count_params(model):,} parameters on {partitioner.describe()}")
@@ -219,6 +251,8 @@ def train(
                 log.say(f"{suite}: {line}")
         for note in changed:
             log.say(f"other than before: {note}")
+        if resumed is None and initial_checkpoint_path:
+            log.say(f"starting from {checkpoint_names.find(initial_checkpoint_path)}")
         if resumed is not None:
             rest = "" if start < train_steps else "; nothing is left to train"
             log.say(f"resuming from the checkpoint of step {start:,}{rest}")
@@ -229,67 +263,88 @@ def train(
 
         # ---- 5. The loop -------------------------------------------------------------------------
         final_loss = None
-        if start < train_steps:
-            slots = (batch_size * data.lengths[0], batch_size * data.lengths[1])
-            pending: list[Pending] = []
-            in_flight: collections.deque[jax.Array] = collections.deque()
-            clock = time.monotonic()
-            waited = 0.0
-            for number in range(start + 1, train_steps + 1):
-                position = reader.state()
-                asked = time.monotonic()
-                rows = next(reader)
-                waited += time.monotonic() - asked
-                batch = train_step.put_batch(rows, partitioner, batch_size)
-                state, metrics = update(state, batch)
-                pending.append(Pending(number, position, metrics))
-                in_flight.append(metrics["loss"])
-                if len(in_flight) > STEPS_IN_FLIGHT:
-                    in_flight.popleft().block_until_ready()
-                log.show_step(number - len(in_flight))
+        slots = (batch_size * data.lengths[0], batch_size * data.lengths[1])
+        # The line of the log that is open: a checkpoint may lie in the middle of it.
+        window = progress.Window.restored(slots, data_item.get("window"))
+        number = start
+        pending: list[Pending] = []
+        in_flight: collections.deque[jax.Array] = collections.deque()
+        clock, waited = time.monotonic(), 0.0
+        while number < train_steps:
+            number += 1
+            position = reader.state()
+            asked = time.monotonic()
+            rows = next(reader)
+            waited += time.monotonic() - asked
+            batch = train_step.put_batch(rows, partitioner, batch_size)
+            state, metrics = update(state, batch)
+            pending.append(Pending(number, position, metrics))
+            in_flight.append(metrics["loss"])
+            if len(in_flight) > STEPS_IN_FLIGHT:
+                in_flight.popleft().block_until_ready()
+            log.show_step(number - len(in_flight))
 
-                last = number == train_steps
-                scored = run.evaluation_due(number, train_steps)
-                stored = scored or last or number % checkpoint.period == 0
-                if not (stored or number % log_period == 0):
-                    continue
+            last = number == train_steps
+            scored = run.evaluation_due(number, train_steps)
+            stored = scored or last or number % checkpoint.period == 0
+            logged = stored or number % log_period == 0
+            stopping = stop.reached()
+            if not (logged or stopping):
+                continue
 
-                # Nothing is fetched from the devices between two lines of the log. Lines end where
-                # checkpoints are, so that a resumed run logs what an undisturbed one does.
-                fetched = jax.device_get([one.metrics for one in pending])
-                run.check_finite(pending, fetched, reader)
-                elapsed = time.monotonic() - clock
-                window = progress.Window(slots, seconds=elapsed, waited=waited)
-                for one in fetched:
-                    window.add(one)
+            # Nothing is fetched from the devices between two lines of the log.
+            fetched = jax.device_get([one.metrics for one in pending])
+            back = watch.look(pending, fetched)
+            pending.clear()
+            in_flight.clear()
+            if back is not None:
+                del state, metrics, fetched  # two states at once may be more than there is room for
+                state, window = run.rewound(back, abstract, guard, slots)
+                number = back.step
+                clock, waited = time.monotonic(), 0.0
+                continue
+            elapsed = time.monotonic() - clock
+            seconds.add("train", elapsed)
+            window.seconds += elapsed
+            window.waited += waited
+            for one in fetched:
+                window.add(one)
+            if logged and window.applied:
                 entry = window.entry(number)
                 log.write(entry)
                 final_loss = entry["loss"]
-                seconds.add("train", window.seconds)
-                pending.clear()
-                in_flight.clear()
+                window = progress.Window(slots)
 
-                # ---- 6. Checkpoints and evaluation ---------------------------------------------
-                if stored:
-                    with seconds.of("save"):
-                        saved.save(number, state.params, state.opt_state, reader.state(), meta)
-                if scored:
-                    run.score_suites(state.params, number)
-                clock, waited = time.monotonic(), 0.0
+            # ---- 6. Checkpoints and evaluation -------------------------------------------------
+            if stored:
+                watch.anchor = number
+            if stored or stopping:
+                run.save(number, state, window)
+            if stopping:
+                run.leave()
+            if scored:
+                run.score_suites(state.params, number)
+            clock, waited = time.monotonic(), 0.0
 
         # ---- 7. Selection, and the chosen checkpoint's score on what it was not chosen by --------
+        with seconds.of("save"):
+            saved.wait()
+        # Once more, should the last one have been removed under the run; else nothing happens.
+        run.save(train_steps, state, window)
         with seconds.of("save"):
             saved.wait()
         selected = None
         if suites:
             params, chosen = state.params, train_steps
             if first_host:
-                selected = select.select(folder, selection)
+                selected = run.choose()
             chosen = run.agreed(selected["step"] if selected else 0)
             if chosen != train_steps:
                 del state, params
                 params, _ = checkpoints.load_params(saved.path(chosen), abstract.params)
-            run.score(params, chosen, test_suites, scores.REPORTED_SUFFIX)
+            run.score_chosen(params, chosen, reported_suites)
+            if selected:
+                selected = select.with_reported(folder, selected)
 
         # ---- 8. Summary --------------------------------------------------------------------------
         log.say(f"done: step {train_steps:,}; {seconds.text()}; everything is in {folder}")

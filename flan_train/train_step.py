@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flan_train import losses, optimizers
+from flan_train import loss_guard, losses, optimizers
+from flan_train.loss_guard import GuardConfig
 from flan_train.models import t5
 from flan_train.sharding import Partitioner
 
@@ -31,15 +32,22 @@ DECODER_FEATURES = (
 
 
 class TrainState(NamedTuple):
-    """What an update changes: int32 scalar `step` (updates made), parameters, optimizer state."""
+    """What an update changes: int32 scalar `step` (updates made), parameters, optimizer state.
+
+    And what the loss-spike guard remembers (`loss_guard.GuardState`); None without one.
+    """
 
     step: Any
     params: Any
     opt_state: Any
+    guard: Any = None
 
 
 def abstract_state(
-    model: t5.T5Config, optimizer: optimizers.OptimizerConfig, partitioner: Partitioner
+    model: t5.T5Config,
+    optimizer: optimizers.OptimizerConfig,
+    partitioner: Partitioner,
+    guard: GuardConfig = loss_guard.OFF,
 ) -> TrainState:
     """Returns the state as ShapeDtypeStructs with their shardings; allocates nothing.
 
@@ -55,6 +63,10 @@ def abstract_state(
         opt_state=_placed(
             state,
             partitioner.param_shardings(optimizers.state_axes(optimizer, axes, params), state),
+        ),
+        guard=jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=partitioner.replicated()),
+            loss_guard.initial(guard),
         ),
     )
 
@@ -85,6 +97,7 @@ def init_state(
     partitioner: Partitioner,
     seed: int,
     params: Any = None,
+    guard: GuardConfig = loss_guard.OFF,
 ) -> TrainState:
     """Returns the state before the first update, made in place on the mesh.
 
@@ -94,14 +107,27 @@ def init_state(
       partitioner: where everything goes.
       seed: of the random parameters; the same on any mesh.
       params: parameters to start from instead of random ones.
+      guard: whether losses are remembered.
     """
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(model, optimizer, partitioner))
+    shardings = jax.tree.map(
+        lambda x: x.sharding, abstract_state(model, optimizer, partitioner, guard)
+    )
     if params is None:
         draw = jax.jit(lambda key: t5.init_params(model, key), out_shardings=shardings.params)
         params = draw(jax.random.key(seed))
     transform = optimizers.adafactor(optimizer, t5.param_axes(model))
     opt_state = jax.jit(transform.init, out_shardings=shardings.opt_state)(params)
-    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), shardings.step), params, opt_state)
+    return TrainState(
+        jax.device_put(jnp.zeros((), jnp.int32), shardings.step),
+        params,
+        opt_state,
+        put_guard(loss_guard.initial(guard), partitioner),
+    )
+
+
+def put_guard(state: loss_guard.GuardState | None, partitioner: Partitioner) -> Any:
+    """Returns the guard's state on all devices; None stays None."""
+    return jax.device_put(state, partitioner.replicated())
 
 
 def put_batch(
@@ -125,6 +151,7 @@ def make_train_step(
     *,
     num_microbatches: int = 1,
     seed: int = 0,
+    guard: GuardConfig = loss_guard.OFF,
 ) -> jax.stages.Wrapped:
     """Returns the jitted `step(state, batch) -> (state, metrics)`; `state` is donated.
 
@@ -135,12 +162,13 @@ def make_train_step(
     Metrics, float32 scalars: the sums `loss` (without z-loss), `z_loss`, `weight`, `correct`,
     the numbers of tokens that are no padding `encoder_tokens` and `decoder_tokens`, and
     `grad_norm` (of the normalised gradient), `param_norm` (of the parameters that the update
-    leaves: it overflows where they have blown up) and `learning_rate`.
+    leaves: it overflows where they have blown up) and `learning_rate`; with a guard, those of
+    `loss_guard.judge` too. An update that it refuses changes the numbers of steps alone.
     """
     axes = t5.param_axes(model)
     transform = optimizers.adafactor(optimizer, axes)
     state_shardings = jax.tree.map(
-        lambda x: x.sharding, abstract_state(model, optimizer, partitioner)
+        lambda x: x.sharding, abstract_state(model, optimizer, partitioner, guard)
     )
 
     def summed_loss(params: Any, batch: Mapping[str, Any], key: Any) -> tuple[Any, Metrics]:
@@ -190,15 +218,24 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / weight, grads)
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        grad_norm = optax.global_norm(grads)
+        remembered = None
+        if guard.is_on:
+            refused, remembered, seen = loss_guard.judge(guard, state.guard, metrics, grad_norm)
+            params = loss_guard.chosen(refused, state.params, params)
+            # The learning rate goes by the step, whatever was skipped.
+            kept = state.opt_state._replace(count=opt_state.count)
+            opt_state = loss_guard.chosen(refused, kept, opt_state)
+            metrics |= seen
         metrics |= {
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": grad_norm,
             "param_norm": optax.global_norm(params),
             "learning_rate": optimizers.learning_rate(optimizer, state.step),
         }
         for side in ("encoder", "decoder"):
             filled = batch[f"{side}_segment_ids"] > 0
             metrics[f"{side}_tokens"] = jnp.sum(filled).astype(jnp.float32)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, remembered), metrics
 
     return jax.jit(
         step,

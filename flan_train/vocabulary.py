@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,12 @@ T5_EXTRA_IDS = 100
 
 _QUICKSTART = ("tasks", "vocabularies", "quickstart.spiece.model")
 _T5 = ("vocab", "t5_cc_all.32000.spiece.model")
+# The same file under any name: T5, T5 1.1 and Flan-T5 have 100 sentinel ids after its pieces.
+_T5_SHA256 = "d60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86"
+# What a model folder calls its SentencePiece model, and says about it.
+_IN_FOLDER = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_MOST_EXTRA_IDS = 10_000
 
 
 class Vocabulary:
@@ -33,6 +40,7 @@ class Vocabulary:
       name: what it was asked for by.
       sha256: hex digest of the file's bytes.
       size: pieces + extra ids.
+      has_sentinels: whether <extra_id_0> is one of the pieces.
     """
 
     pad_id = PAD_ID
@@ -74,6 +82,11 @@ class Vocabulary:
         self._caches: dict[str, words.WordCache | None] = {}
         self._pieces = self._model.vocab_size()
         self.size = self._pieces + extra_ids
+        # mT5's file has its sentinels as pieces.
+        self.has_sentinels = any(
+            not self._model.is_unknown(self._model.piece_to_id(piece))
+            for piece in ("<extra_id_0>", "▁<extra_id_0>")
+        )
         found = (self._model.pad_id(), self._model.eos_id(), self._model.unk_id())
         if found != (PAD_ID, EOS_ID, UNK_ID):
             raise UserError(
@@ -110,7 +123,15 @@ class Vocabulary:
         """
         dtype = np.dtype(dtype)
         if dtype.str not in self._caches:
-            self._caches[dtype.str] = words.cache_for(self._model, dtype)
+            try:
+                self._caches[dtype.str] = words.cache_for(self._model, dtype)
+            except ValueError as error:
+                raise UserError(
+                    f"the vocabulary is damaged: {error}",
+                    where=str(self.path),
+                    expected="a .model file, whole and unaltered",
+                    fix="fetch the file again",
+                ) from error
         cache = self._caches[dtype.str]
         if cache is not None:
             return cache.encode(texts)
@@ -152,16 +173,18 @@ def vocabulary_path(name: str, data_dir: str | os.PathLike[str] | None = None) -
     """Returns the file of a vocabulary.
 
     Args:
-      name: "quickstart" (shipped), "t5" (in the data folder) or a path.
+      name: "quickstart" (shipped), "t5" (in the data folder), the path of a file, or the path of
+        a model folder as Hugging Face lays them out.
       data_dir: the data folder, else FLAN_DATA_DIR.
 
     Raises:
-      UserError: "t5" without a data folder, or without the file in it.
+      UserError: "t5" without a data folder, or without the file in it; a folder without a
+        SentencePiece model.
     """
     if name == "quickstart":
         return pathlib.Path(__file__).resolve().parent.joinpath(*_QUICKSTART)
     if name != "t5":
-        return pathlib.Path(name).expanduser()
+        return _in_folder(pathlib.Path(name).expanduser())
     folder = data_dir or os.environ.get("FLAN_DATA_DIR")
     if not folder:
         raise UserError(
@@ -188,23 +211,66 @@ def load_vocabulary(
     """Returns a vocabulary by name or path; the same object for the same unchanged file.
 
     Args:
-      name: "quickstart", "t5" or a path.
+      name: "quickstart", "t5", or the path of a file or of a model folder.
       data_dir: the data folder, else FLAN_DATA_DIR.
-      extra_ids: sentinel ids after the pieces; None for 100 with "t5" and 0 otherwise.
+      extra_ids: sentinel ids after the pieces. None for what goes with the file: 100 with T5's,
+        under whatever name; none where they are pieces, as in mT5's; else what the
+        tokenizer_config.json beside a file of a model folder says; else none.
 
     Raises:
       UserError: the file is missing or is no vocabulary.
     """
-    if extra_ids is None:
-        extra_ids = T5_EXTRA_IDS if name == "t5" else 0
+    if extra_ids is None and name == "t5":
+        extra_ids = T5_EXTRA_IDS
     path = vocabulary_path(name, data_dir)
-    stamp = path.stat().st_mtime_ns if path.is_file() else 0
-    return _load(str(path), stamp, extra_ids, name)
+    described = path.with_name(_TOKENIZER_CONFIG)
+    stamps = tuple(each.stat().st_mtime_ns if each.is_file() else 0 for each in (path, described))
+    return _load(str(path), stamps, extra_ids, name)
 
 
 @functools.lru_cache(maxsize=8)
-def _load(path: str, stamp: int, extra_ids: int, name: str) -> Vocabulary:
-    return Vocabulary(path, extra_ids, name)
+def _load(path: str, stamps: tuple[int, ...], extra_ids: int | None, name: str) -> Vocabulary:
+    if extra_ids is not None:
+        return Vocabulary(path, extra_ids, name)
+    plain = Vocabulary(path, 0, name)
+    extra_ids = _extra_ids(plain)
+    return Vocabulary(path, extra_ids, name) if extra_ids else plain
+
+
+def _in_folder(path: pathlib.Path) -> pathlib.Path:
+    if not path.is_dir():
+        return path
+    for name in _IN_FOLDER:
+        if (path / name).is_file():
+            return path / name
+    raise UserError(
+        "the folder has no SentencePiece model",
+        where=str(path),
+        expected=f"{_IN_FOLDER[0]}, as in a T5 or mT5 folder of Hugging Face",
+        fix="download it into the folder; a tokenizer.json alone is not read",
+    )
+
+
+def _extra_ids(plain: Vocabulary) -> int:
+    """Returns how many sentinel ids follow the pieces of a model file that is known by its path."""
+    if plain.sha256 == _T5_SHA256:
+        return T5_EXTRA_IDS
+    path = plain.path.with_name(_TOKENIZER_CONFIG)
+    if plain.has_sentinels or plain.path.name not in _IN_FOLDER or not path.is_file():
+        return 0
+    try:
+        described = json.loads(path.read_bytes())
+        found = described.get("extra_ids", 0)
+        if type(found) is not int or not 0 <= found <= _MOST_EXTRA_IDS:
+            raise ValueError(f"extra_ids is no whole number up to {_MOST_EXTRA_IDS:,}")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"cannot read how many sentinel ids the vocabulary has: {error}",
+            where=str(path),
+            expected="JSON as Hugging Face writes it",
+            fix=f"download it again, or put {plain.path.name} into a folder without it",
+        ) from None
+    return found
 
 
 def check_model_vocabulary(vocabulary: Vocabulary, vocab_size: int) -> None:

@@ -5,6 +5,7 @@ Once SeqIO is imported, before or after this package, every mixture is a SeqIO M
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import wrapt
@@ -36,9 +37,8 @@ __all__ = [
 
 
 def _register(module: Any) -> None:
-    from flan_train.mixtures import register
-
-    register.register_all()
+    # Importing it registers. Where it was imported first, it is what imports SeqIO, and goes on.
+    importlib.import_module("flan_train.mixtures.register")
 
 
 wrapt.when_imported("seqio")(_register)

@@ -70,7 +70,14 @@ _BUILT = False
 def _build() -> dict[str, MixtureDefinition]:
     global _BUILT
     if not _BUILT:
-        from flan_train.mixtures import ablations, cot, flan2022, held_out, quickstart
+        from flan_train.mixtures import (
+            ablations,
+            cot,
+            flan2022,
+            held_out,
+            quickstart,
+            responsible,
+        )
 
         known_tasks = frozenset(tasks.names())
         for definition in (
@@ -79,6 +86,7 @@ def _build() -> dict[str, MixtureDefinition]:
             *ablations.definitions(),
             *quickstart.definitions(),
             *held_out.definitions(),
+            *responsible.definitions(),
         ):
             _insert(definition, known_tasks)
         _BUILT = True

@@ -41,7 +41,21 @@ class Share:
         return _shares(self._mixture, data_dir).get(task.name, 0.0)
 
 
-class CheckedMixture(seqio.Mixture):
+class WholeMixture(seqio.Mixture):
+    """A mixture of which `num_epochs` epochs are so many of each task.
+
+    SeqIO's own mixtures end as soon as one of their tasks does: a small task, or one that a shard
+    has no row of, cuts off all others.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        sample = functools.partial(
+            tf.data.Dataset.sample_from_datasets, stop_on_empty_dataset=False
+        )
+        super().__init__(*arguments, **{"sample_fn": sample, **named})
+
+
+class CheckedMixture(WholeMixture):
     """A mixture that says what is missing before it reads anything."""
 
     def get_dataset(self, *arguments: Any, **named: Any) -> tf.data.Dataset:
@@ -57,7 +71,8 @@ class CheckedMixture(seqio.Mixture):
 def without_missing(name: str) -> seqio.Mixture:
     """Returns a mixture of the tasks whose data are there, which is not registered.
 
-    What the others would have had goes to the tasks of their own collection.
+    What the others would have had goes to the tasks of their own collection. For a program that
+    asks by name, such as T5X: `seqio.MixtureRegistry.add_provider("my_name", mixture)`.
 
     Args:
       name: a mixture of ours; the data folder is the one that FLAN_DATA_DIR names.
@@ -67,7 +82,7 @@ def without_missing(name: str) -> seqio.Mixture:
     """
     present = availability.check_sources(name, allow_missing=True).present
     shares = rates.shares(definitions.get(name), counts.count(present).examples)
-    return seqio.Mixture(name, list(shares.items()))
+    return WholeMixture(name, list(shares.items()))
 
 
 _OURS: set[str] = set()
@@ -100,3 +115,6 @@ def register_all() -> None:
     task_register.register_all()
     for name in definitions.names():
         register(definitions.get(name))
+
+
+register_all()

@@ -5,6 +5,7 @@ Once SeqIO is imported, before or after this package, every task is a SeqIO Task
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import wrapt
@@ -26,9 +27,8 @@ __all__ = [
 
 
 def _register(module: Any) -> None:
-    from flan_train.tasks import register
-
-    register.register_all()
+    # Importing it registers. Where it was imported first, it is what imports SeqIO, and goes on.
+    importlib.import_module("flan_train.tasks.register")
 
 
 wrapt.when_imported("seqio")(_register)

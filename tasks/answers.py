@@ -1,109 +1,93 @@
-"""How an answer is read out of a model's output, and how two answers are compared."""
+"""The one table of how an answer is read out of a model's output, and how two are compared."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from flan_train.errors import unknown_name
+from flan_train.tasks import answer_forms, extraction, extraction_letters
+from flan_train.tasks.answer_forms import normalise
 
-# What stands right before an answer, lower case. A target that ends in one of these and the
-# answer can be read back; the last cue of a text counts, because a rationale may hold others.
-CUES = (
-    "answer is",
-    "answer:",
-    "answer =",
-    "final answer is",
-    "final answer:",
-    "result is",
-    "result:",
-)
-
-_CUE = re.compile(
-    "|".join(
-        r"(?<!\w)" + re.escape(cue) + (r"(?!\w)" if cue[-1].isalnum() else "")
-        for cue in sorted(CUES, key=len, reverse=True)
-    ),
-    re.IGNORECASE,
-)
-_PAIRS = {"(": ")", "[": "]", "{": "}", '"': '"', "'": "'", "`": "`", "“": "”", "*": "*"}
-_LEADING = " \t\n:,;"
-_TRAILING = " \t\n.,;:!?"
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
+__all__ = ["STYLES", "Style", "extract", "form", "is_right", "normalise"]
 
 
-def _text(text: str) -> str | None:
-    return text.strip() or None
+class Style(NamedTuple):
+    """A kind of answer.
+
+    Attributes:
+      read: (output, options) -> the answer, None where there is none to be read.
+      form: answer -> the text that two answers are compared by; idempotent.
+    """
+
+    read: Callable[[str, Sequence[str]], str | None]
+    form: Callable[[str], str]
 
 
-def _first_line(text: str) -> str | None:
-    stripped = text.strip()
-    return stripped.split("\n", 1)[0].strip() or None
-
-
-def _after_cue(text: str) -> str | None:
-    cues = list(_CUE.finditer(text))
-    if not cues:
-        return None
-    line = _first_line(text[cues[-1].end() :].lstrip(_LEADING))
-    return line if line is not None and line.strip(_TRAILING) else None
-
-
-STYLES: dict[str, Callable[[str], str | None]] = {
-    "text": _text,
-    "after_cue": _after_cue,
+STYLES: dict[str, Style] = {
+    # All of the output; `verbatim` compares it as it is written, for case and punctuation.
+    "text": Style(extraction.whole, normalise),
+    "verbatim": Style(extraction.whole, answer_forms.as_written),
+    "first_line": Style(extraction.first_line, normalise),
+    "first_word": Style(extraction.first_word, normalise),
+    # What follows the last cue, such as "answer is" (facts section 6).
+    "after_cue": Style(extraction.after_cue, normalise),
+    # A piece of a passage, compared as SQuAD and TyDiQA do; behind a cue where there is one.
+    "span": Style(extraction.cued_or_first_line, answer_forms.span),
+    # Someone or something by name, compared without an article before it (Winogender).
+    "noun": Style(extraction.first_line, answer_forms.noun),
+    # One of the options by its marker.
+    "letter": Style(extraction_letters.letter, normalise),
+    # One of the options in words: yes, no, true, false, valid, invalid.
+    "closed": Style(extraction.closed, normalise),
+    "number": Style(extraction.number, answer_forms.number),
+    # Words in their order, and brackets (word_sorting and dyck_languages of BBH).
+    "words": Style(extraction.word_list, answer_forms.words),
+    "brackets": Style(extraction.brackets, normalise),
 }
 
 
-def extract(text: str, style: str) -> str | None:
+def extract(text: str, style: str, options: Sequence[str] = ()) -> str | None:
     """Returns the answer a text gives, or None when none can be read out of it.
-
-    Styles: "text" takes all of it, "after_cue" what follows the last cue on its line (facts
-    section 6: text after the last "answer is" and its like).
 
     >>> extract("48 / 2 = 24. 48 + 24 = 72.\\nThe answer is 72.", "after_cue")
     '72.'
+    >>> extract("b) is right", "letter", ("(A)", "(B)")), extract("That makes $1,200.", "number")
+    ('(B)', '1200')
+
+    Args:
+      text: a model's output.
+      style: a key of `STYLES`.
+      options: what the answer may be, where the record says it.
 
     Raises:
       UserError: no such style.
     """
-    if style not in STYLES:
-        raise unknown_name("extraction", style, STYLES)
-    return STYLES[style](text)
+    return _style(style).read(text, options)
 
 
-def normalise(text: str) -> str:
-    """Returns the form in which answers are compared.
+def form(answer: str, style: str) -> str:
+    """Returns the text that answers of a style are compared by; raises as `extract`."""
+    return _style(style).form(answer)
 
-    Lower case, single spaces, outer punctuation, quotes and matched brackets off, no thousands
-    separators. An answer that is nothing but punctuation stays as it is.
 
-    >>> normalise(' (C). '), normalise('1,200'), normalise('f(x)'), normalise('-5.')
-    ('c', '1200', 'f(x)', '-5')
+def is_right(extracted: str | None, accepted: Iterable[str], style: str) -> bool:
+    """Returns whether an extracted answer is among those that are right; None never is.
+
+    >>> is_right("12", ["12.0"], "number"), is_right("the Nile", ["Nile"], "span")
+    (True, True)
+
+    Raises:
+      UserError: no such style.
     """
-    kept = " ".join(text.split()).casefold()
-    stripped = kept
-    while True:
-        before = stripped
-        stripped = stripped.lstrip(_LEADING).rstrip(_TRAILING)
-        if _is_wrapped(stripped):
-            stripped = stripped[1:-1]
-        if stripped == before:
-            break
-    return _THOUSANDS.sub("", stripped) or kept
-
-
-def _is_wrapped(text: str) -> bool:
-    """Whether the first and last characters are a pair that belongs together."""
-    if len(text) < 2 or _PAIRS.get(text[0]) != text[-1]:
+    compared = _style(style).form
+    if extracted is None:
         return False
-    opening, closing = text[0], text[-1]
-    inner = text[1:-1]
-    if opening == closing:
-        return opening not in inner
-    depth = 0
-    for character in inner:
-        depth += (character == opening) - (character == closing)
-        if depth < 0:
-            return False
-    return depth == 0
+    given = compared(extracted)
+    return any(given == compared(answer) for answer in accepted)
+
+
+def _style(name: str) -> Style:
+    if name not in STYLES:
+        raise unknown_name("extraction", name, STYLES)
+    return STYLES[name]

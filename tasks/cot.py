@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 
 from flan_train.errors import UserError
-from flan_train.tasks import cot_options, exemplars, sources, templates
+from flan_train.tasks import cot_options, exemplars, metric_table, sources, templates
 from flan_train.tasks.cot_table import FORMS
 from flan_train.tasks.cot_table import base_tasks as base_tasks
 from flan_train.tasks.definitions import NOT_SHOWN, BadRow, Rendered, Row, TaskDefinition
@@ -364,6 +364,7 @@ def definitions() -> Iterator[TaskDefinition]:
     for dataset in cot_options.DATASETS:
         source = CotSource(dataset)
         for form in FORMS:
+            measure = metric_table.measure_of(f"cot_{dataset}", "cot", form)
             yield TaskDefinition(
                 name=f"cot_{dataset}_{form}",
                 family=dataset,
@@ -371,12 +372,13 @@ def definitions() -> Iterator[TaskDefinition]:
                 source=source,
                 renderer=render,
                 wordings=functools.partial(templates.prompts_text, PROMPTS, dataset, form),
-                extraction="text" if form == "inv" else "after_cue",
+                extraction=measure.extraction or ("text" if form == "inv" else "after_cue"),
                 default_vocabulary="t5",
                 max_shots=MOST_SHOTS if form == "fs" else 0,
                 base=f"cot_{dataset}",
                 collection="cot",
                 template_ids=functools.partial(_template_ids, dataset, form),
+                metrics=measure.metrics,
             )
 
 

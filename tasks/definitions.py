@@ -8,7 +8,21 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
-from flan_train.errors import unknown_name
+from flan_train.errors import UserError, unknown_name
+from flan_train.tasks.protocol import METHODS, PROMPTINGS, Draws, protocol_of
+
+__all__ = [
+    "NOT_SHOWN",
+    "RENDER_VERSION",
+    "BadRow",
+    "Rendered",
+    "Renderer",
+    "Row",
+    "SkippingSource",
+    "Source",
+    "TaskDefinition",
+    "protocol_of",
+]
 
 # "example_id" is always there; the other keys are the source's own fields; "options" is a tuple
 # of the strings an answer may be, where the row has them.
@@ -124,14 +138,15 @@ class TaskDefinition:
     Attributes:
       name: the registered name, such as "cot_gsm8k_zs".
       family: what results are grouped by, such as "gsm8k".
-      form: "zs", "fs" or "inv" (chain-of-thought datasets), "direct" or "cot" (quickstart), else
-        "zs_opt", "zs_noopt", "fs_opt", "fs_noopt" or "inv": zero-shot or few-shot, with answer
-        options shown or not, or the task turned round.
+      form: "zs", "fs" or "inv" (chain-of-thought datasets), "direct" or "cot" (quickstart), one of
+        `held_out.FORMS` (held-out benchmarks), else "zs_opt", "zs_noopt", "fs_opt", "fs_noopt" or
+        "inv": zero-shot or few-shot, with answer options shown or not, or the task turned round.
       source: where rows come from; several tasks may share one.
       renderer: the plain function behind `render`.
       wordings: returns the text of every wording the renderer can draw, for `template_hash`.
       extraction: how an answer is read out of model output; a key of `answers.STYLES`.
-      splits: subset of ("train", "validation", "test").
+      splits: subset of ("train", "validation", "test"); held-out benchmarks have "all" and may
+        have "published_test" too.
       default_vocabulary: "quickstart" or "t5".
       max_shots: most exemplars a prompt can have; 0 when the form is zero-shot.
       held_out: never in a training mixture.
@@ -139,6 +154,8 @@ class TaskDefinition:
         `catalogue.base_task`. Empty outside the collection.
       collection: "muffin", "t0_sf", "niv2" or "cot"; empty outside the collection.
       template_ids: returns the ids that `Rendered.template_id` can have; none where not known.
+      metrics, method, max_output, chance, benchmark, prompting, sampling: how an evaluation treats
+        the task (`protocol.Protocol`); they change no example, so they are in no hash.
     """
 
     name: str
@@ -155,6 +172,28 @@ class TaskDefinition:
     base: str = ""
     collection: str = ""
     template_ids: Callable[[], tuple[str, ...]] = tuple
+    metrics: tuple[str, ...] = ("exact_match",)
+    method: str = "generate"
+    max_output: int | None = None
+    chance: float | None = None
+    benchmark: str = ""
+    prompting: str = ""
+    sampling: Draws | None = None
+
+    def __post_init__(self) -> None:
+        for field, known in (("method", METHODS), ("prompting", PROMPTINGS)):
+            if getattr(self, field) not in known:
+                raise unknown_name(field, getattr(self, field), known, where=f"task {self.name}")
+        if self.chance is not None and not 0 <= self.chance < 1:
+            raise UserError(
+                f"the chance of the task {self.name} is {self.chance}",
+                expected="a share: at least 0, below 1",
+            )
+        if (self.method == "samples") != (self.sampling is not None):
+            raise UserError(
+                f"the task {self.name} has the method {self.method!r} and sampling {self.sampling}",
+                expected='how outputs are drawn where the method is "samples", else None',
+            )
 
     def rows(
         self, split: str, data_dir: str | None = None, start: int = 0

@@ -5,21 +5,15 @@ For telling whether training examples share text with them; nothing is trained o
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import gzip
-import json
 import pathlib
 import re
-import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from flan_train.errors import UserError, unknown_name
-from flan_train.tasks import sources
+from flan_train.tasks import held_out_files, sources
 
 _OPTIONS = re.compile(r"^\s*options:?\s*$", re.IGNORECASE | re.MULTILINE)
-_MMLU_COLUMNS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,44 +73,28 @@ def describe(name: str, data_dir: str | None) -> list[str]:
 
 
 def _mmlu(path: pathlib.Path, name: str) -> Iterator[HeldOutText]:
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            for number, row in enumerate(csv.reader(stream), start=1):
-                if len(row) != _MMLU_COLUMNS:
-                    raise _damaged(
-                        f"{path}:{number}", f"{len(row)} columns", "question, 4 options, answer"
-                    )
-                yield HeldOutText(f"{name}:{number}", ((row[0],),), tuple(row[:-1]))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _damaged(str(path), str(error), "a CSV file in UTF-8") from None
+    for row in held_out_files.mmlu(path):
+        shown = (row.question, *row.options)
+        yield HeldOutText(f"{name}:{row.number}", ((row.question,),), shown)
 
 
 def _bbh(path: pathlib.Path, name: str) -> Iterator[HeldOutText]:
-    content = _json(path, path.read_bytes)
-    for number, entry in enumerate(_list(content, "examples", str(path)), start=1):
-        text = _text(entry, "input", f"{path}, example {number}")
+    for number, (_, entry) in enumerate(held_out_files.bbh(path), start=1):
+        text = entry["input"]
         above = _OPTIONS.split(text)[0].strip()
         ways = dict.fromkeys((text, above))
         yield HeldOutText(f"{name}:{number}", tuple((way,) for way in ways), (text,))
 
 
 def _mgsm(path: pathlib.Path, name: str) -> Iterator[HeldOutText]:
-    for row in sources.read_tsv(path, columns=2):
-        if not isinstance(row, tuple):
-            raise _damaged(row.where, row.found, "question and answer")
-        number, (question, _) = row
+    for number, question, _ in held_out_files.mgsm(path):
         yield HeldOutText(f"{name}:{number}", ((question,),), (question,))
 
 
 def _tydiqa(path: pathlib.Path, name: str) -> Iterator[HeldOutText]:
-    content = _json(path, lambda: gzip.decompress(path.read_bytes()))
-    for article in _list(content, "data", str(path)):
-        for paragraph in _list(article, "paragraphs", str(path)):
-            passage = _text(paragraph, "context", str(path))
-            for question in _list(paragraph, "qas", str(path)):
-                asked = _text(question, "question", str(path))
-                identity = _text(question, "id", str(path))
-                yield HeldOutText(f"{name}:{identity}", ((asked,),), (asked, passage))
+    for found in held_out_files.tydiqa(path):
+        asked = found.question
+        yield HeldOutText(f"{name}:{found.identity}", ((asked,),), (asked, found.passage))
 
 
 # Set -> its files, and what reads one.
@@ -128,33 +106,3 @@ _READERS: dict[
     "mgsm": (("mgsm/mgsm_*.tsv",), _mgsm),
     "tydiqa": (("tydiqa/goldp_dev/*.json.gz",), _tydiqa),
 }
-
-
-def _json(path: pathlib.Path, content: Callable[[], bytes]) -> Any:
-    try:
-        return json.loads(content())
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise _damaged(str(path), str(error), "a JSON file") from None
-
-
-def _list(value: Any, key: str, where: str) -> list[Any]:
-    listed = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(listed, list):
-        raise _damaged(where, f"no list called {key!r}", f"an object with a list {key!r}")
-    return listed
-
-
-def _text(value: Any, key: str, where: str) -> str:
-    text = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(text, str):
-        raise _damaged(where, f"no text called {key!r}", f"an object with a text {key!r}")
-    return text
-
-
-def _damaged(where: str, found: str, expected: str) -> UserError:
-    return UserError(
-        f"a file of a held-out set cannot be read: {found}",
-        where=where,
-        expected=expected,
-        fix="fetch the file again",
-    )

@@ -1,7 +1,7 @@
 """Muffin: the 80 datasets of Flan 2021, dialogues and program synthesis (facts/muffin_tasks.csv).
 
 What they are: tables/muffin.csv. Where their rows come from: `table_sources`. How they are phrased:
-prompts/muffin/<family>.json.
+prompts/muffin/<family>.json. What they are measured by: tables/metrics.csv.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator
 
 from flan_train.errors import UserError
-from flan_train.tasks import catalogue, forms, table_sources
+from flan_train.tasks import catalogue, forms, metric_table, table_sources
 from flan_train.tasks.catalogue import BaseTask
 from flan_train.tasks.definitions import TaskDefinition
 
@@ -74,6 +74,7 @@ def definitions() -> Iterator[TaskDefinition]:
         source = table_sources.TableSource(base.name)
         renderer = forms.FamilyRenderer(families()[base.name])
         for form in base.forms:
+            measure = metric_table.measure_of(base.name, "muffin", form)
             yield TaskDefinition(
                 name=f"{base.name}_{form}",
                 family=base.name.removeprefix("muffin_"),
@@ -81,10 +82,11 @@ def definitions() -> Iterator[TaskDefinition]:
                 source=source,
                 renderer=renderer,
                 wordings=functools.partial(renderer.wordings, form),
-                extraction="text",
+                extraction=measure.extraction or "text",
                 default_vocabulary="t5",
                 max_shots=forms.MOST_SHOTS if form in forms.FEW_SHOT else 0,
                 base=base.name,
                 collection="muffin",
                 template_ids=functools.partial(renderer.template_ids, form),
+                metrics=measure.metrics,
             )

@@ -12,7 +12,7 @@ import functools
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from flan_train.tasks import catalogue, few_shot, niv2_exemplars, templates
+from flan_train.tasks import catalogue, few_shot, metric_table, niv2_exemplars, templates
 from flan_train.tasks.catalogue import BaseTask
 from flan_train.tasks.definitions import NOT_SHOWN, Rendered, Row, TaskDefinition
 from flan_train.tasks.few_shot import Shot
@@ -137,6 +137,7 @@ def definitions() -> Iterator[TaskDefinition]:
         source = Niv2Source(name)
         for form in FORMS:
             few = form == "fs_opt"
+            measure = metric_table.measure_of(entry.base.name, COLLECTION, form)
             yield TaskDefinition(
                 name=f"{entry.base.name}_{form}",
                 family=name,
@@ -144,12 +145,13 @@ def definitions() -> Iterator[TaskDefinition]:
                 source=source,
                 renderer=render,
                 wordings=_few_shot_text if few else _zero_shot_text,
-                extraction="text",
+                extraction=measure.extraction or "text",
                 default_vocabulary="t5",
                 max_shots=MOST_SHOTS if few else 0,
                 base=entry.base.name,
                 collection=COLLECTION,
                 template_ids=few_shot_ids if few else zero_shot_ids,
+                metrics=measure.metrics,
             )
 
 

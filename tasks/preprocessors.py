@@ -38,8 +38,8 @@ def tokenise(dataset: tf.data.Dataset, output_features: Mapping[str, Any]) -> tf
 
 def fit(
     dataset: tf.data.Dataset,
-    sequence_length: Mapping[str, int] | None,
     output_features: Mapping[str, Any],
+    sequence_length: Mapping[str, int] | None = None,
 ) -> tf.data.Dataset:
     """Chooses the candidate with the most exemplars that fits, and appends EOS.
 
@@ -49,9 +49,10 @@ def fit(
 
     Args:
       dataset: elements of `tokenise`.
-      sequence_length: limits in tokens for "inputs" and "targets"; None or a missing key for no
-        limit.
       output_features: SeqIO features with their vocabularies.
+      sequence_length: limits in tokens for "inputs" and "targets"; None or a missing key for no
+        limit. It has a default because `seqio.Evaluator` measures the lengths itself only where no
+        preprocessor insists on being told them.
 
     Returns:
       The dataset with "inputs" and "targets" int32 [None], EOS last, the chosen candidate's

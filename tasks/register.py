@@ -12,10 +12,12 @@ from typing import Any
 
 import seqio
 import tensorflow as tf
+from sentencepiece import sentencepiece_model_pb2
 
 from flan_train.errors import UserError, unknown_name
-from flan_train.tasks import answers, preprocessors, registry, sources
+from flan_train.tasks import answers, metrics, preprocessors, registry, sources
 from flan_train.tasks.definitions import BadRow, TaskDefinition
+from flan_train.tasks.protocol import Protocol
 
 PACKAGED_VOCABULARY = (
     pathlib.Path(__file__).resolve().parent / "vocabularies" / "quickstart.spiece.model"
@@ -61,11 +63,34 @@ class LazyVocabulary(seqio.SentencePieceVocabulary):
         return super()._model_context()
 
     def __eq__(self, other: object) -> bool:
-        # By name, not by path: one may have been used already and the other not.
-        return isinstance(other, LazyVocabulary) and self._short_name == other._short_name
+        """Whether both give any text the same ids; among vocabularies of ours reads no file.
+
+        T5X compares a task's vocabulary with its model's, whose file has another path and which
+        may have the extra ids in the file.
+        """
+        if isinstance(other, LazyVocabulary):
+            return self._short_name == other._short_name
+        if not isinstance(other, seqio.SentencePieceVocabulary):
+            return False
+        return _pieces(self) == _pieces(other)
 
     def __hash__(self) -> int:
         return hash(self._short_name)
+
+
+def _pieces(
+    vocabulary: seqio.SentencePieceVocabulary,
+) -> tuple[bytes, int, list[tuple[str, float, int]]]:
+    """Returns what a model's ids follow from: how it normalises, its size, its ordinary pieces."""
+    model = sentencepiece_model_pb2.ModelProto.FromString(vocabulary.sp_model)
+    ordinary = [
+        (piece.piece, piece.score, piece.type)
+        for piece in model.pieces
+        # Extra ids, which no text has; they are spelt in more than one way.
+        if piece.type != sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
+    ]
+    spec = model.normalizer_spec.SerializeToString(deterministic=True)
+    return spec, len(model.pieces), ordinary
 
 
 class RenderedSource(seqio.DataSource):
@@ -158,16 +183,49 @@ def _elements(definition: TaskDefinition, split: str, seed: int) -> Iterator[dic
         }
 
 
-def exact_match(
-    targets: Sequence[tuple[str, ...]], predictions: Sequence[str | None]
-) -> dict[str, float]:
-    """Returns {"exact_match": percentage of predictions that are among their right answers}."""
-    equal = [found in target for target, found in zip(targets, predictions, strict=True)]
-    return {"exact_match": 100.0 * sum(equal) / max(len(equal), 1)}
+# What needs no more than outputs and right answers, which is all that SeqIO hands over.
+_OF_OUTPUTS = (
+    *("exact_match", "accuracy", "normalized", "f1", "rouge1", "rouge2", "rougeL", "bleu"),
+)
+
+
+class Measure:
+    """SeqIO's metric function of a task: its metrics of `tasks.metrics`, in percent."""
+
+    def __init__(self, definition: TaskDefinition) -> None:
+        """Remembers the task.
+
+        Args:
+          definition: whose metrics are computed, but for those that take more than outputs.
+        """
+        self._style = definition.extraction
+        self._chance = definition.chance
+        protocol = Protocol.of(definition)
+        self._names = [name for name in metrics.names_of(protocol) if name in _OF_OUTPUTS]
+
+    def __call__(
+        self, targets: Sequence[tuple[str, ...]], predictions: Sequence[str | None]
+    ) -> dict[str, float]:
+        """Returns {metric: percent} of what `ReadAnswer` made of targets and outputs."""
+        examples = [
+            {
+                "extracted": found,
+                "answer": right[0],
+                "references": right,
+                "correct": answers.is_right(found, right, self._style),
+                "chance": self._chance,
+            }
+            for right, found in zip(targets, predictions, strict=True)
+        ]
+        measured = {}
+        for name in self._names if examples else ():
+            metric = metrics.METRICS[name]
+            measured[name] = 100 * metric.score([metric.values(each) for each in examples])
+        return measured
 
 
 class ReadAnswer:
-    """SeqIO post-processing: the normalised answer of an output, or all that are right."""
+    """SeqIO post-processing: the answer that an output gives, or all that are right."""
 
     def __init__(self, extraction: str) -> None:
         self._extraction = extraction
@@ -179,11 +237,30 @@ class ReadAnswer:
 
         For the target: every answer that is right.
         """
+        known = {} if example is None else example
         if is_target and example is not None:
-            right = list(example.get("references", ())) or [example["answer"]]
-            return tuple(answers.normalise(tf.compat.as_text(text)) for text in right)
-        found = answers.extract(output, self._extraction)
-        return None if found is None else answers.normalise(found)
+            right = list(known.get("references", ())) or [known["answer"]]
+            return tuple(map(tf.compat.as_text, right))
+        options = [tf.compat.as_text(option) for option in known.get("options", ())]
+        return answers.extract(output, self._extraction, options)
+
+
+class RenderedTask(seqio.Task):
+    """A task of which a further epoch begins after everything that can leave examples out.
+
+    SeqIO repeats the rows and then drops; where all are dropped, an endless dataset never comes to
+    an example nor to an end, and a mixture waits for it for ever.
+    """
+
+    def get_dataset(
+        self, *arguments: Any, num_epochs: int | None = 1, **named: Any
+    ) -> tf.data.Dataset:
+        """Returns what `seqio.Task.get_dataset` does, `num_epochs` times; None is endlessly.
+
+        Each time in another order, where `shuffle` is set. Ends at once if there is no example.
+        """
+        dataset = super().get_dataset(*arguments, num_epochs=1, **named)
+        return dataset if num_epochs == 1 else dataset.repeat(num_epochs)
 
 
 def add_task(definition: TaskDefinition) -> seqio.Task:
@@ -196,7 +273,8 @@ def add_task(definition: TaskDefinition) -> seqio.Task:
         output_features={"inputs": feature, "targets": feature},
         preprocessors=[preprocessors.tokenise, preprocessors.fit],
         postprocess_fn=ReadAnswer(definition.extraction),
-        metric_fns=[exact_match],
+        metric_fns=[Measure(definition)],
+        task_cls=RenderedTask,
     )
 
 
@@ -217,3 +295,6 @@ def register_all() -> None:
     """Registers every task that SeqIO does not know yet; reads no data."""
     for name in registry.names():
         register(registry.get(name))
+
+
+register_all()

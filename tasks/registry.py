@@ -14,13 +14,14 @@ _BUILT = False
 def _build() -> dict[str, TaskDefinition]:
     global _BUILT
     if not _BUILT:
-        from flan_train.tasks import catalogue, quickstart
+        from flan_train.tasks import catalogue, held_out, quickstart, responsible
 
         for collection in catalogue.COLLECTIONS:
             for definition in catalogue.module_of(collection).definitions():
                 _insert(definition)
-        for definition in quickstart.definitions():
-            _insert(definition)
+        for module in (quickstart, held_out, responsible):
+            for definition in module.definitions():
+                _insert(definition)
         _BUILT = True
     return _TASKS
 
@@ -67,6 +68,11 @@ def get(name: str) -> TaskDefinition:
     if name not in known:
         raise unknown_name("task", name, known)
     return known[name]
+
+
+def find(name: str) -> TaskDefinition | None:
+    """Returns a task by its registered name, None where there is no such task."""
+    return _build().get(name)
 
 
 def names() -> list[str]:

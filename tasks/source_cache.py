@@ -35,7 +35,7 @@ def remembered(kind: str, key: object, compute: Callable[[], Any]) -> Any:
     """
     name = hashlib.sha256(f"{kind}\x00{key!r}".encode()).hexdigest()
     path = folder() / kind / f"{name}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         return json.loads(path.read_text(encoding="utf-8"))["value"]
     value = compute()
     text = json.dumps({"key": repr(key), "value": value})

@@ -20,6 +20,7 @@ from flan_train.tasks.source_table import SourceSpec
 FORMATS = ("jsonl", "json", "tsv", "csv", "parquet")
 # A field of a CSV file may be a whole article.
 _LONGEST_FIELD = 1 << 26
+_MOST_LINE = 1 << 28
 
 
 class Item(NamedTuple):
@@ -116,7 +117,17 @@ def _opened(path: pathlib.Path) -> IO[bytes]:
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
     with _opened(path) as stream:
-        yield from enumerate(stream, start=1)
+        number = 0
+        # A few compressed bytes can be a line that no memory holds.
+        while line := stream.readline(_MOST_LINE + 1):
+            number += 1
+            if len(line) > _MOST_LINE:
+                raise UserError(
+                    f"a line of more than {_MOST_LINE:,} bytes",
+                    where=f"{path}, line {number}",
+                    expected="one row a line",
+                )
+            yield number, line
 
 
 def _json_lines(path: pathlib.Path) -> _Numbered:
@@ -125,7 +136,7 @@ def _json_lines(path: pathlib.Path) -> _Numbered:
             continue
         try:
             raw = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield number, _bad(path, number, "not JSON", str(error), "a JSON object")
             continue
         if isinstance(raw, dict):
@@ -139,7 +150,7 @@ def _json_list(path: pathlib.Path) -> _Numbered:
     content = b"".join(line for _, line in _lines(path))
     try:
         listed = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"not valid JSON: {error}", where=str(path)) from None
     if not isinstance(listed, list):
         raise UserError(

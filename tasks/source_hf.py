@@ -163,7 +163,7 @@ def _json(path: pathlib.Path) -> Mapping[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise sources.unreadable(path, error) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"not valid JSON: {error}", where=str(path), fix="save the dataset again"
         ) from None

@@ -13,7 +13,7 @@ import functools
 from collections.abc import Iterator
 
 from flan_train.errors import UserError
-from flan_train.tasks import catalogue, few_shot, forms, options, templates
+from flan_train.tasks import catalogue, few_shot, forms, metric_table, options, templates
 from flan_train.tasks.catalogue import BaseTask
 from flan_train.tasks.definitions import NOT_SHOWN, Rendered, Row, TaskDefinition
 from flan_train.tasks.few_shot import Shape, Shot
@@ -94,6 +94,7 @@ def definitions() -> Iterator[TaskDefinition]:
         plain = T0Source(entry)
         listed = T0Source(entry, needs_options=True) if entry.options == "appended" else plain
         for form in base.forms:
+            measure = metric_table.measure_of(base.name, COLLECTION, form)
             yield TaskDefinition(
                 name=f"{base.name}_{form}",
                 family=base.name.removeprefix("t0_"),
@@ -101,12 +102,13 @@ def definitions() -> Iterator[TaskDefinition]:
                 source=listed if form in forms.WITH_OPTIONS else plain,
                 renderer=render,
                 wordings=functools.partial(wordings_text, entry.options == "appended", form),
-                extraction="text",
+                extraction=measure.extraction or "text",
                 default_vocabulary="t5",
                 max_shots=forms.MOST_SHOTS if form in forms.FEW_SHOT else 0,
                 base=base.name,
                 collection=COLLECTION,
                 template_ids=functools.partial(template_ids, form),
+                metrics=measure.metrics,
             )
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from flan_train.checkpoints import CheckpointConfig
 from flan_train.evaluate import EvalConfig
@@ -52,3 +57,20 @@ def settings(prepared_dir: pathlib.Path) -> dict[str, Any]:
         "log_period": 1,
         "seed": 5,
     }
+
+
+@contextlib.contextmanager
+def compiled_once(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps compiled programs in a folder: launches run the same ones, and compiling is the most.
+
+    Two modules of tests may share it.
+    """
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], str(folder))
+    jax.config.update(names[1], 0.0)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()

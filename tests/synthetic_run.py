@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flan_train import scores
+from flan_train import checkpoint_names, scores
 
 # (task, family, form, held out)
 Task = tuple[str, str, str, bool]
@@ -81,8 +81,13 @@ def write_suite(
 
 
 def write_suite_checkpoint(run: pathlib.Path, step: int) -> None:
-    """Makes the folder that stands for a kept checkpoint."""
-    (run / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
+    """Makes a folder that looks like a complete checkpoint from outside."""
+    folder = run / "checkpoints" / str(step)
+    for item in checkpoint_names.ITEMS:
+        (folder / item).mkdir(parents=True, exist_ok=True)
+        name = "_METADATA" if item in ("params", "opt_state") else checkpoint_names.JSON_FILE
+        (folder / item / name).write_text("{}", "utf-8")
+    (folder / "_CHECKPOINT_METADATA").write_text("{}", "utf-8")
 
 
 def write_log(run: pathlib.Path, steps: int, period: int = 10) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pathlib
 import shutil
@@ -12,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flan_train import checkpoints, errors, optimizers, sharding
+from flan_train import checkpoint_retention, checkpoints, errors, optimizers, sharding
+from flan_train.checkpoint_names import SELECTION_FILE
 
 AXES = {"block": {"kernel": ("layers", "embed", "mlp")}, "norm": {"scale": ("embed",)}}
 CONFIG = optimizers.OptimizerConfig(min_dim_size_to_factor=8)
 META = {"config_hash": "abc", "manifest_hash": "def", "model": {"embed_dim": 16}}
+KEPT = {"period": 1000, "keep": 3, "keep_every": None, "keep_best": 1, "copied_to": None}
 
 
 def values(seed: int = 0) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def test_another_mesh_gets_the_same_numbers(saved: pathlib.Path) -> None:
         kernel = restored.params["block"]["kernel"]
         assert kernel.sharding == params["block"]["kernel"].sharding
         assert restored.data == {"epoch": 1, "position": 5}
-        assert restored.meta == {**META, "step": 7}
+        assert restored.meta == {**META, "step": 7, "checkpoint": KEPT}
 
 
 def test_arrays_may_be_donated_after_save_returns(tmp_path: pathlib.Path) -> None:
@@ -103,6 +106,99 @@ def test_keeps_the_newest_and_the_protected(tmp_path: pathlib.Path) -> None:
     everything.save(6, values(), state_of(values()), {}, META)
     everything.close()
     assert everything.steps() == [2, 4, 5, 6]
+
+
+def test_keeps_what_any_rule_keeps(tmp_path: pathlib.Path) -> None:
+    config = checkpoints.CheckpointConfig(keep=1, keep_every=4, keep_best=2)
+    run = checkpoints.Checkpoints(tmp_path, config)
+    run.protect([3, 5])
+    # What a removal leaves that was stopped in the middle.
+    (tmp_path / "checkpoints" / "2.removing" / "params").mkdir(parents=True)
+    save(run, *range(1, 10))
+    assert run.steps() == [3, 4, 5, 8, 9]
+    run.protect([])
+    save(run, 10)
+    assert run.steps() == [4, 8, 10]
+    assert {path.name for path in run.folder.iterdir()} == {"4", "8", "10"}
+    run.close()
+
+
+def test_why_a_checkpoint_is_kept() -> None:
+    steps = range(1, 7)
+    found = checkpoint_retention.reasons(steps, keep=2, keep_every=3, best=[4, 9], selected=5)
+    assert found == {
+        1: [],
+        2: [],
+        3: ["every"],
+        4: ["best"],
+        5: ["newest", "selected"],
+        6: ["newest", "every"],
+    }
+    everything = checkpoint_retention.reasons(steps, keep=None, keep_every=None)
+    assert set(map(tuple, everything.values())) == {("newest",)}
+
+
+def select_by_hand(run: pathlib.Path, step: int) -> None:
+    chosen = {"step": step, "metric": "0.5*a:f1 + 0.5*b:f1", "score": 0.5}
+    (run / SELECTION_FILE).write_text(json.dumps(chosen), encoding="utf-8")
+
+
+def save(run: checkpoints.Checkpoints, *steps: int) -> None:
+    for step in steps:
+        run.save(step, values(step), state_of(values(step)), {}, META)
+    run.wait()
+
+
+def test_the_selected_checkpoint_is_never_removed(tmp_path: pathlib.Path) -> None:
+    first = checkpoints.Checkpoints(tmp_path, checkpoints.CheckpointConfig(keep=2))
+    save(first, 1, 2)
+    # Selected while the run goes on, by a metric that is not the run's: that keeps another.
+    select_by_hand(tmp_path, 1)
+    first.protect([2])
+    save(first, 3, 4, 5)
+    assert first.steps() == [1, 2, 4, 5]
+    first.close()
+    # The run is extended: nothing was said of the selection to the new process.
+    later = checkpoints.Checkpoints(tmp_path, checkpoints.CheckpointConfig(keep=1))
+    later.protect([5])
+    save(later, 6, 7)
+    assert later.steps() == [1, 5, 7]
+    # Another one is selected: the one before is removed like any other.
+    select_by_hand(tmp_path, 7)
+    save(later, 8, 9)
+    assert later.steps() == [5, 7, 9]
+    later.close()
+    assert_same(checkpoints.load_params(tmp_path / "selected")[0], values(7))
+
+
+def test_nothing_is_removed_while_the_selection_cannot_be_read(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = checkpoints.Checkpoints(tmp_path, checkpoints.CheckpointConfig(keep=1))
+    save(run, 1)
+    (tmp_path / SELECTION_FILE).write_text("{", encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        save(run, 2, 3)
+    assert run.steps() == [1, 2, 3]
+    assert "no checkpoint is removed" in caplog.text
+    select_by_hand(tmp_path, 2)
+    save(run, 4)
+    assert run.steps() == [2, 4]
+    run.close()
+
+
+def test_a_checkpoint_by_name(saved: pathlib.Path) -> None:
+    select_by_hand(saved, 7)
+    for name in ("selected", "latest", "checkpoints/selected", "checkpoints/latest"):
+        params, meta = checkpoints.load_params(saved / name, placed("fsdp", 1, 1)[0])
+        assert_same(params, values())
+        assert meta == {**META, "step": 7, "checkpoint": KEPT}
+        assert checkpoints.read_meta(saved / name) == meta
+        assert checkpoints.read_position(saved / name) == {"epoch": 1, "position": 5}
+        checkpoints.check_params(saved / name, jax.eval_shape(values))
+    (saved / SELECTION_FILE).unlink()
+    with pytest.raises(errors.UserError, match="has been selected yet"):
+        checkpoints.load_params(saved / "checkpoints" / "selected")
 
 
 def test_saving_a_step_twice_keeps_the_first(saved: pathlib.Path) -> None:
@@ -223,10 +319,13 @@ def test_many_differences_are_counted(tmp_path: pathlib.Path) -> None:
 
 def test_damaged_files_are_named(saved: pathlib.Path) -> None:
     path = saved / "checkpoints" / "7"
-    (path / "meta" / "metadata").write_text("{", encoding="utf-8")
+    meta = path / "meta" / "metadata"
+    written = meta.read_text("utf-8")
+    meta.write_text("{", encoding="utf-8")
     with pytest.raises(errors.UserError, match="cannot be read") as caught:
         checkpoints.load_params(path)
     assert "meta/metadata" in str(caught.value)
+    meta.write_text(written, encoding="utf-8")
     shutil.rmtree(path / "params" / "d", ignore_errors=True)
     for file in (path / "params").rglob("*"):
         if file.is_file() and file.name != "_METADATA":

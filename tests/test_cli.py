@@ -200,6 +200,29 @@ def test_convert_takes_a_runs_checkpoint_to_hugging_face_and_back(
     assert (back / "params").is_dir()
 
 
+def test_the_selected_checkpoint_goes_by_its_name(
+    finished: Job, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    selected = finished.model_dir / "checkpoints" / "selected"
+    result = finished.model_dir / "eval" / "quickstart_parity_direct" / "2.json"
+    before = result.read_bytes()
+    assert cli.main(["eval", f"--checkpoint={selected}", "--suite=quickstart_parity_direct"]) == 0
+    assert result.read_bytes() == before  # filed with the run, as of step 2
+    short = finished.model_dir / "selected"
+    there = tmp_path / "hf"
+    assert cli.main(["convert", "flan-to-hf", f"--from={short}", f"--to={there}"]) == 0
+    assert (there / "config.json").is_file()
+    other = Job(tmp_path / "other", INITIAL_CHECKPOINT_PATH=str(selected))
+    capsys.readouterr()
+    assert cli.main([*other.words(), "--dry_run"]) == 0
+    assert "A launch on this machine would stop" not in capsys.readouterr().out
+    nowhere = tmp_path / "checkpoints" / "selected"
+    nowhere.parent.mkdir()
+    other = Job(tmp_path / "third", INITIAL_CHECKPOINT_PATH=str(nowhere))
+    _refused(other.words(), capsys, "no checkpoint of the run has been selected yet")
+    _nothing_written(other)
+
+
 def test_prepare_with_a_recipe_prepares_what_training_will_read(
     finished: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -426,6 +449,19 @@ def test_no_resume_refuses_a_run_that_has_a_checkpoint(
     finished: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _refused([*finished.words(), "--no-resume"], capsys, str(finished.model_dir))
+
+
+def test_strict_refuses_a_damaged_checkpoint(
+    finished: Job, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> None:
+    run = shutil.copytree(finished.model_dir, tmp_path / "run")
+    newest = max((run / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    (newest / "meta" / "metadata").write_text("{")
+    words = [*finished.words(MODEL_DIR=str(run)), "--strict"]
+    _refused(words, capsys, "cannot be read")
+    assert newest.is_dir()
+    assert cli.main([*words, "--dry_run"]) == 0
+    assert "A launch on this machine would stop" in capsys.readouterr().out
 
 
 def test_names_of_tasks_are_known_without_data() -> None:

@@ -110,6 +110,8 @@ REFUSED: list[tuple[Callable[..., Any], str, str, tuple[Any, ...]]] = [
     (LossConfig, "label_smoothing", "LABEL_SMOOTHING", ("x", None, True, -0.1, 1.0, 2)),
     (CheckpointConfig, "period", "CHECKPOINT_PERIOD", NOT_COUNTS),
     (CheckpointConfig, "keep", "CHECKPOINTS_TO_KEEP", ("x", True, 1.5, 0, -1)),
+    (CheckpointConfig, "keep_every", "CHECKPOINT_KEEP_EVERY", ("x", True, 1.5, 0, -1)),
+    (CheckpointConfig, "keep_best", "CHECKPOINTS_BEST", ("x", True, 1.5, None, -1)),
 ]
 
 

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from flan_train import report, report_charts, report_text
+from flan_train import report, report_blocks, report_charts, report_text
 from flan_train.errors import UserError
 from flan_train.run_directory import read_run
 from flan_train.select import select
 from tests import browser, synthetic_run
 
 HOSTILE = "</script><script>window.broken=1</script><img src=x onerror=broken()>\"'&amp;<!--BODY-->"
-VOID = {"meta", "input", "wbr"}
+VOID = {"meta", "input", "wbr", "br"}
 
 
 class Page(html.parser.HTMLParser):
@@ -74,12 +74,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_a_finished_run_shows_every_part(finished):
     page = page_of(finished)
     selected = json.loads((finished / "selected.json").read_text("utf-8"))
-    assert selected["reason"][1:] in page.text
-    assert f"{selected['score']:.3f}" in page.text
-    # Two suites, and loss, accuracy, tokens per second, packing fill.
-    assert page.count("figure") == page.count("svg") == 6
-    assert page.count("table") == 4
-    assert "Held-out families, never trained on" in page.text
+    suites = ["quickstart_held_out", "quickstart_unseen"]
+    low, high = (report_text.percent(end) for end in selected["interval"])
+    score = report_text.percent(selected["score"])
+    assert (
+        f"Step 800 has the highest mean exact_match over {', '.join(suites)}: {score}" in page.text
+    )
+    assert f"{score} percent, 95 % interval {low} to {high}. The runner-up is step" in page.text
+    assert "Apart: chosen on the validation part, reported on the test part" in page.text
+    # Two suites, the choice, and loss, accuracy, tokens per second, packing fill.
+    assert page.count("figure") == page.count("svg") == 7
+    assert "Suites marked held out are of families that training never saw" in page.text
+    assert page.count("span", "tag") == 1
     assert "4 min 10 s" in page.text
     assert "1,245,184" in page.text
     assert "One epoch packs 48,000 examples into 5,210 sequences of 256 input" in page.text
@@ -89,7 +95,7 @@ def test_a_finished_run_shows_every_part(finished):
 
 
 def test_held_out_families_have_a_table_apart_after_the_others(finished):
-    blocks = read_run(finished).blocks()
+    blocks = report_blocks.blocks(read_run(finished))
     assert [(block.suite, block.held_out) for block in blocks] == [
         ("quickstart_unseen", False),
         ("quickstart_held_out", True),
@@ -104,7 +110,7 @@ def test_held_out_families_have_a_table_apart_after_the_others(finished):
 def test_a_suite_that_mixes_both_is_divided(tmp_path):
     tasks = [("seen", "f", "direct", False), ("apart", "g", "direct", True)]
     synthetic_run.write_suite(tmp_path, "both", tasks, {10: 0.5})
-    blocks = read_run(tmp_path).blocks()
+    blocks = report_blocks.blocks(read_run(tmp_path))
     assert [(block.held_out, [row.task for row in block.rows]) for block in blocks] == [
         (False, ["seen"]),
         (True, ["apart"]),
@@ -165,7 +171,7 @@ def test_an_evaluated_run_without_selection_shows_its_last_step(tmp_path):
     synthetic_run.write_suite(tmp_path, "s", synthetic_run.tasks_of(["f"], False), {1: 0.1, 2: 0.4})
     page = page_of(tmp_path)
     assert "No checkpoint has been selected yet" in page.text
-    assert read_run(tmp_path).blocks()[0].shown_step == 2
+    assert report_blocks.blocks(read_run(tmp_path))[0].shown_step == 2
     console = Console(record=True, width=100)
     report.summary(tmp_path, console)
     assert "No checkpoint has been selected yet." in console.export_text()
@@ -198,7 +204,7 @@ def test_passes_and_renderings_of_each_task(tmp_path):
     assert "(RENDERINGS = 16)" in page
     for task in tasks:
         cells = page.partition(report_text.name(task["task"]))[2].partition("</tr>")[0]
-        numbers = [cell.partition("<")[0] for cell in cells.split('minor">')[1:]]
+        numbers = re.findall(r'class="n minor"[^>]*>([^<]*)<', cells)
         assert numbers[2:] == [f"{task['passes']:.2f}", str(task["renderings"])]
 
 
@@ -207,16 +213,16 @@ def test_the_summary_shows_held_out_apart_with_all_columns(finished):
     report.summary(finished, console)
     text = console.export_text()
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
-    unseen, apart = read_run(finished).blocks()
+    unseen, apart = report_blocks.blocks(read_run(finished))
     for block in (unseen, apart):
         numbers = lines[block.suite][1:]
         assert numbers[:2] == [str(len(block.rows)), str(sum(row.n for row in block.rows))]
-        assert numbers[2] == report_text.number(block.mean("first"))
-        assert numbers[3] == report_text.number(block.curve[-1][1])
-        assert numbers[4] == report_text.number(block.mean("shown"))
-        assert numbers[6] == report_text.number(block.mean("test"))
+        assert numbers[2] == report_text.percent(block.mean("first"))
+        assert numbers[3] == report_text.percent(block.curve[-1][1])
+        assert numbers[4] == report_text.percent(block.mean("shown"))
+        assert numbers[6] == report_text.percent(block.on("test")[0])
     assert text.index("Families of the training mixture") < text.index("Held-out families")
-    assert "Chosen: step 800 has the highest" in text
+    assert "Chosen: Step 800 has the highest" in text
 
 
 def test_what_is_no_run_directory_is_refused(tmp_path):
@@ -273,7 +279,10 @@ def test_a_thinned_curve_keeps_its_end_and_its_mean(values):
 def test_the_script_runs_in_a_browser_and_the_filter_works(finished):
     document = browser.dom(report.write_report(finished))
     facts = browser.root_facts(document)
-    assert facts["ready"] == "6"
-    assert facts["self-check"] == "passed"
+    assert facts["ready"] == "7"
+    # Two tables that sort, the filter of one, and that of the examples.
+    assert (facts["checks"], facts["self-check"]) == ("4", "passed")
     articles = document.count("<article")
-    assert f"{articles} of {articles} shown" in document
+    assert f"{articles} of {articles} match" in document
+    assert 0 < len(re.findall(r"<article(?![^>]* hidden)", document)) < articles
+    assert "30 of 30 rows" in document

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from flan_train import checkpoints, errors, train
 from flan_train.checkpoints import CheckpointConfig
@@ -28,16 +27,8 @@ from tests.small_run import MODEL, TASK
 
 @pytest.fixture(scope="module", autouse=True)
 def _compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every launch here runs the same programs; compiling them is most of the work."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update(names[0], str(tmp_path_factory.mktemp("programs")))
-    jax.config.update(names[1], 0.0)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    with small_run.compiled_once(tmp_path_factory.getbasetemp() / "programs"):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -209,11 +200,14 @@ def test_starting_from_parameters(
     whole_run: tuple[pathlib.Path, train.TrainResult],
     settings: dict[str, Any],
     tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = whole_run[0] / "checkpoints" / "6"
+    given = whole_run[0] / "checkpoints" / "latest"
     folder = tmp_path / "continued"
     short = {"train_steps": 1, "evaluation": EvalConfig()}
     train.train(str(folder), **settings | short | {"initial_checkpoint_path": str(given)})
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"starting from {given.with_name('6')}" in shown
     assert log_lines(folder)[0]["loss"] < log_lines(whole_run[0])[0]["loss"] - 0.1
     # Once the run has checkpoints of its own, the initial one is not looked at again.
     again = {"initial_checkpoint_path": str(tmp_path / "gone"), "train_steps": 2}
@@ -251,6 +245,10 @@ def test_a_loss_that_is_not_finite_names_step_tasks_examples_and_checkpoint(
     arrays = later / "checkpoints" / "6" / "params"
     shutil.rmtree(arrays)
     shutil.copytree(tmp_path / "poisoned" / "params", arrays)
+    meta = later / "checkpoints" / "6" / "meta" / "metadata"
+    written = json.loads(meta.read_text())
+    del written["checksums"]  # else the damage would be seen
+    meta.write_text(json.dumps(written))
     with pytest.raises(errors.UserError) as caught:
         train.train(str(later), **settings | {"train_steps": 12, "evaluation": EvalConfig()})
     assert "not finite at step 7" in str(caught.value)
@@ -285,6 +283,40 @@ def test_a_run_that_cannot_be_resumed_is_left_as_it_is(
     with pytest.raises(errors.UserError, match=message):
         train.train(str(run_copy), **settings | change)
     assert files_of(run_copy) == before
+
+
+def test_a_damaged_newest_checkpoint_is_trained_again(
+    whole_run: tuple[pathlib.Path, train.TrainResult],
+    run_copy: pathlib.Path,
+    settings: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = run_copy / "checkpoints"
+    earlier = [step for step in sorted(int(path.name) for path in folder.iterdir()) if step < 6]
+    assert earlier
+    largest = max(
+        (path for path in (folder / "6" / "params").rglob("*") if path.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
+    raw = bytearray(largest.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    largest.write_bytes(raw)
+    before = files_of(run_copy)
+    with pytest.raises(errors.UserError, match="step 6 is damaged, and --strict was given"):
+        train.train(str(run_copy), **settings, strict=True)
+    start = {"initial_checkpoint_path": str(folder / "6"), "train_steps": 1}
+    with pytest.raises(errors.UserError, match="params"):
+        train.train(str(run_copy.parent / "other"), **settings | start)
+    assert files_of(run_copy) == before
+    train.train(str(run_copy), **settings)
+    assert f"goes on from the checkpoint of step {earlier[-1]}" in caplog.text
+    assert (folder / "6.damaged").is_dir()
+    assert log_lines(run_copy) == log_lines(whole_run[0])
+    jax.tree.map(
+        np.testing.assert_array_equal, final_arrays(run_copy, 6), final_arrays(whole_run[0], 6)
+    )
+    chosen = [json.loads((run / "selected.json").read_text()) for run in (run_copy, whole_run[0])]
+    assert chosen[0] == chosen[1]
 
 
 def test_other_data_cannot_be_resumed_with(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flan_train.convert.hf_header import shown
 from flan_train.errors import UserError
 from flan_train.models.config import MLP_ACTIVATIONS, T5Config
 
@@ -24,6 +25,7 @@ _OPTIONAL: dict[str, tuple[str, Any]] = {
     "layer_norm_epsilon": ("norm_epsilon", 1e-6),
     "dropout_rate": ("dropout_rate", 0.1),
 }
+_MODEL_TYPES = ("t5", "mt5")
 _ACTIVATIONS = {"gated-gelu": "gelu_new", "relu": "relu"}  # what dense_act_fn says beside them
 
 
@@ -31,7 +33,8 @@ def config_from_hf(config: Mapping[str, Any], *, where: str) -> T5Config:
     """Returns the T5Config of a parsed config.json.
 
     transformers before 5 says by `tie_word_embeddings` whether the output is tied and scaled; from
-    5 on that key is always true, and `scale_decoder_outputs` says it.
+    5 on that key is always true, and `scale_decoder_outputs` says it. An mT5 is a T5 1.1 to us; its
+    output is never scaled and has its own weights, whatever those keys say.
 
     Args:
       config: the parsed file.
@@ -40,18 +43,19 @@ def config_from_hf(config: Mapping[str, Any], *, where: str) -> T5Config:
     Raises:
       UserError: another kind of model, a key that is missing, or a value that no T5 here has.
     """
-    if config.get("model_type") != "t5":
+    kind = config.get("model_type")
+    if kind not in _MODEL_TYPES:
         raise UserError(
-            f"the model is of type {config.get('model_type')!r}",
+            f"the model is of type {shown(repr(kind))}",
             where=f"{where}, key 'model_type'",
-            expected="'t5' (T5, T5 1.1, Flan-T5)",
+            expected="'t5' (T5, T5 1.1, Flan-T5) or 'mt5'",
         )
     missing = sorted(key for key in _REQUIRED if config.get(key) is None)
     if missing:
         raise UserError(
             f"config.json lacks {', '.join(missing)}", where=where, expected="a complete T5 config"
         )
-    activation = config.get("feed_forward_proj", "relu")
+    activation = config.get("feed_forward_proj", "relu" if kind == "t5" else "gated-gelu")
     if activation not in MLP_ACTIVATIONS:
         raise _value(
             "feed_forward_proj", activation, " or ".join(map(repr, MLP_ACTIVATIONS)), where
@@ -65,14 +69,19 @@ def config_from_hf(config: Mapping[str, Any], *, where: str) -> T5Config:
             raise _value(key, config[key], expected, where)
     fields = {ours: config[theirs] for theirs, ours in _REQUIRED.items()}
     fields |= {ours: config.get(theirs, absent) for theirs, (ours, absent) in _OPTIONAL.items()}
+    buckets, epsilon = fields["relative_buckets"], fields["norm_epsilon"]
+    if type(buckets) is not int:
+        raise _value("relative_attention_num_buckets", buckets, "a whole number", where)
+    if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
+        raise _value("layer_norm_epsilon", epsilon, "a number between 0 and 1", where)
     layers = config.get("num_decoder_layers")
     fields["num_decoder_layers"] = fields["num_encoder_layers"] if layers is None else layers
     tied = config.get("tie_word_embeddings") is not False
-    fields["tie_embeddings"] = config.get("scale_decoder_outputs", tied)
+    fields["tie_embeddings"] = kind == "t5" and config.get("scale_decoder_outputs", tied)
     try:
         return T5Config(mlp_activation=activation, **fields)
     except UserError as error:
-        raise UserError(error.what, where=where, expected=error.expected) from error
+        raise UserError(shown(error.what), where=where, expected=error.expected) from error
 
 
 def config_to_hf(config: T5Config) -> dict[str, Any]:
@@ -94,9 +103,20 @@ def config_to_hf(config: T5Config) -> dict[str, Any]:
     }
 
 
+def generation_config() -> dict[str, Any]:
+    """Returns a generation_config.json: the ids that decoding begins, ends and pads with."""
+    return {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+
+
+def with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Returns a config.json that says the data type of the weights, such as "bfloat16"."""
+    others = {key: value for key, value in config.items() if key != "dtype"}
+    return others | {"torch_dtype": dtype}  # under this name every version of transformers reads it
+
+
 def _value(key: str, value: object, expected: str, where: str) -> UserError:
     return UserError(
-        f"{key} is {value!r}, which is not supported",
+        f"{key} is {shown(repr(value))}, which is not supported",
         where=f"{where}, key '{key}'",
         expected=expected,
     )

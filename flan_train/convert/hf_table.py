@@ -6,7 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from flan_train.convert.slices import row_blocks
+from flan_train.errors import UserError
 from flan_train.models import t5
+
+MAX_LAYERS = 10_000  # a stack deeper than this is a mistake, and its names alone would fill memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +89,30 @@ class Source:
         one = self.shape[1:] if self.stacked else self.shape
         return one[::-1] if self.transposed else one
 
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """The chunks in which blocks of rows of their tensors are written to our array."""
+        block = row_blocks(self.tensor_shape)
+        block = block[::-1] if self.transposed else block
+        return (1, *block) if self.stacked else block
+
+    def index(self, layer: int, rows: slice) -> tuple[int | slice, ...]:
+        """Returns where a block of rows of a layer's tensor is in our array."""
+        own = (slice(None), rows) if self.transposed else (rows,)
+        return (layer, *own) if self.stacked else own
+
 
 def sources(config: t5.T5Config) -> list[Source]:
-    """Returns how each array of the model's parameter tree is made, in the order of TABLE."""
+    """Returns how each array of the model's parameter tree is made, in the order of TABLE.
+
+    Raises:
+      UserError: the model has more layers than MAX_LAYERS.
+    """
+    layers = max(config.num_encoder_layers, config.num_decoder_layers)
+    if layers > MAX_LAYERS:
+        raise UserError(
+            f"a T5 with {layers:,} layers is not converted", expected=f"up to {MAX_LAYERS:,}"
+        )
     shapes = {path: leaf.shape for path, leaf in flat(t5.abstract_params(config)).items()}
     found = []
     for pattern in TABLE:

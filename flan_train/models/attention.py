@@ -111,10 +111,6 @@ class RelativePositionBias(nnx.Module):
         rows = tiled.reshape(heads, queries, period - 1)
         return rows[:, :, queries - 1 : queries - 1 + keys]
 
-    def row(self, query: Int[AnyArray, ""], keys: int) -> Float[Array, "H 1 Lk"]:
-        """Returns the float32 bias of the one query at that place against keys 0 .. Lk - 1."""
-        return self._at(jnp.arange(keys, dtype=jnp.int32) - query)[:, None, :]
-
 
 def segment_mask(
     query_segments: Int[AnyArray, "B Lq"], key_segments: Int[AnyArray, "B Lk"], *, causal: bool

@@ -4,7 +4,7 @@ Raffel et al. 2020 and the T5 1.1 release. The parameter tree is the same howeve
 dicts of float32 arrays, every layer parameter stacked over the layers on axis 0.
 
 Axis letters: B batch, L length (Ls of the inputs, Lt of the targets), D embed, H heads, K head dim,
-M places in the cache, N layers, V vocab.
+N layers, V vocab.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax
@@ -36,16 +35,15 @@ from flan_train.models.stacks import Decoder, Encoder
 
 __all__ = [
     "T5",
-    "Cache",
     "Params",
     "T5Config",
     "abstract_params",
     "apply",
     "count_params",
-    "decode_step",
+    "decode_alternatives",
     "encode",
-    "init_cache",
     "init_params",
+    "logits",
     "param_axes",
 ]
 
@@ -214,68 +212,42 @@ def encode(
     return module.encode(tokens, segment_ids, dropout_key=None, constrain=constrain)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Cache:
-    """What decoding remembers, in the activation dtype, layers on axis 0.
-
-    keys, values: [N, B, H, M, K], filled up to the current step. cross_keys, cross_values:
-    [N, B, H, Ls, K]. encoder_segment_ids: int32 [B, Ls]; decoding looks at segment 1.
-    """
-
-    keys: Array
-    values: Array
-    cross_keys: Array
-    cross_values: Array
-    encoder_segment_ids: Array
-
-
-def init_cache(
+def decode_alternatives(
     params: Params,
     config: T5Config,
     encoded: Float[Array, "B Ls D"],
     encoder_segment_ids: Int[AnyArray, "B Ls"],
-    max_length: int,
+    tokens: Int[AnyArray, "B Lt"],
+    segment_ids: Int[AnyArray, "B Lt"],
     *,
     constrain: Constrain = unconstrained,
-) -> Cache:
-    """Returns a cache with room for `max_length` steps; keys of the encoded inputs are in it."""
-    decoder = _module(params, config).decoder
-    cross_keys, cross_values = decoder.cross_keys_values(encoded, constrain=constrain)
-    layers, batch, heads, _, width = cross_keys.shape
-    axes = (None, "batch", "heads", "length", "kv")
-    empty = constrain(jnp.zeros((layers, batch, heads, max_length, width), encoded.dtype), axes)
-    return Cache(
-        empty,
-        empty,
-        constrain(cross_keys, axes),
-        constrain(cross_values, axes),
-        jnp.asarray(encoder_segment_ids),
-    )
+) -> Float[Array, "B Lt D"]:
+    """Returns the final states of several alternative targets of one input, packed into its row.
 
+    Every target (a segment of the row, from 1) sees itself and segment 1 of the inputs, whose
+    keys and values are computed once for all of them. `logits` takes the states on.
 
-def decode_step(
-    params: Params,
-    config: T5Config,
-    cache: Cache,
-    tokens: Int[AnyArray, " B"],
-    step: Int[AnyArray, ""] | int,
-    *,
-    constrain: Constrain = unconstrained,
-) -> tuple[Float[Array, "B V"], Cache]:
-    """Returns the float32 logits after the token at place `step`, and the cache with it added."""
+        tokens        0 7 8 0 7 9 0      two targets "7 8 .", "7 9 ." of one input, and padding
+        segment_ids   1 1 1 2 2 2 0
+    """
     module = _module(params, config)
-    step = jnp.asarray(step, jnp.int32)
-    ones = jnp.ones((tokens.shape[0], 1), jnp.int32)
-    x, keys, values = module.decoder.step(
-        module.token_embedder(tokens[:, None], config.dtype),
-        keys=cache.keys,
-        values=cache.values,
-        cross=(cache.cross_keys, cache.cross_values),
-        cross_mask=segment_mask(ones, cache.encoder_segment_ids, causal=False),
-        step=step,
+    ones = jnp.ones(tokens.shape, jnp.int32)
+    return module.decoder(
+        module.token_embedder(tokens, config.dtype),
+        encoded,
+        mask=segment_mask(segment_ids, segment_ids, causal=True),
+        cross_mask=segment_mask(ones, encoder_segment_ids, causal=False),
+        dropout_key=None,
         constrain=constrain,
     )
-    logits = module.logits(x, constrain=constrain)[:, 0]
-    encoder = (cache.cross_keys, cache.cross_values, cache.encoder_segment_ids)
-    return logits, Cache(keys, values, *encoder)
+
+
+def logits(
+    params: Params,
+    config: T5Config,
+    states: Float[Array, "B Lt D"],
+    *,
+    constrain: Constrain = unconstrained,
+) -> Float[Array, "B Lt V"]:
+    """Returns the float32 logits of final states of the decoder."""
+    return _module(params, config).logits(states, constrain=constrain)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import pickle
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from flan_train import checkpoints
-from flan_train.convert import hf, hf_files
+from flan_train import checkpoints, cli
+from flan_train.convert import hf, hf_files, slices
 from flan_train.convert.hf_config import config_from_hf, config_to_hf
 from flan_train.convert.hf_table import SHARED, UNREAD, flat, sources
 from flan_train.errors import UserError
@@ -37,6 +40,14 @@ def tensors_of(config: t5.T5Config, dtype: Any = np.float32) -> Tensors:
             one = arrays[source.ours][i] if source.stacked else arrays[source.ours]
             found[name] = np.ascontiguousarray(one.T if source.transposed else one).astype(dtype)
     return found
+
+
+def written(tensors: Tensors) -> list[hf_files.Written]:
+    """Returns float32 tensors as the writer takes them."""
+    return [
+        hf_files.Written(name, "F32", tensor.shape, lambda tensor=tensor: iter([tensor]))
+        for name, tensor in tensors.items()
+    ]
 
 
 def folder_of(
@@ -111,7 +122,7 @@ def test_sharded_folders_are_read_and_written(tmp_path: pathlib.Path) -> None:
     tensors = tensors_of(UNTIED)
     theirs = folder_of(tmp_path / "hf", UNTIED, {})
     (theirs / "model.safetensors").unlink()
-    hf_files.write_tensors(theirs, iter(tensors.items()), shard_bytes=10_000)
+    hf_files.write_tensors(theirs, written(tensors), shard_bytes=10_000)
     files = sorted(theirs.glob("*.safetensors"))
     assert len(files) > 3
     assert all(path.stat().st_size < 20_000 for path in files)
@@ -132,6 +143,104 @@ def test_a_run_of_our_own_becomes_a_float32_folder(tmp_path: pathlib.Path) -> No
     )
     described = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert config_from_hf(described, where="") == UNTIED
+
+
+def test_the_selected_checkpoint_of_a_run_by_its_name(tmp_path: pathlib.Path) -> None:
+    meta = {"model": dataclasses.asdict(UNTIED)}
+    run = checkpoints.Checkpoints(tmp_path, checkpoints.CheckpointConfig())
+    chosen, other = seeded.params(UNTIED), jax.tree.map(np.zeros_like, seeded.params(UNTIED))
+    for step, params in ((3, chosen), (5, other)):
+        run.save(step, jax.tree.map(jnp.asarray, params), {"x": jnp.zeros(1)}, {}, meta)
+    run.close()
+    with pytest.raises(UserError, match="no checkpoint of the run has been selected yet"):
+        hf.flan_to_hf(tmp_path / "checkpoints" / "selected", tmp_path / "hf")
+    selection = tmp_path / "selected.json"
+    selection.write_text(json.dumps({"step": 3, "metric": "exact_match", "score": 0.5}))
+    for number, name in enumerate(("checkpoints/selected", "selected")):
+        summary = hf.flan_to_hf(tmp_path / name, tmp_path / f"hf{number}")
+        # What was converted is said, not what it is called now.
+        assert summary.startswith(f"{tmp_path / 'checkpoints' / '3'} -> ")
+        tensors = safetensors.numpy.load_file(tmp_path / f"hf{number}" / "model.safetensors")
+        assert_same_bits(tensors, tensors_of(UNTIED))
+    selection.write_text(json.dumps({"step": 4, "metric": "exact_match", "score": 0.5}))
+    with pytest.raises(UserError, match="of step 4, is not there any more"):
+        hf.flan_to_hf(tmp_path / "selected", tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_a_run_of_our_own_says_how_to_decode(tmp_path: pathlib.Path) -> None:
+    meta = {"step": 7, "model": dataclasses.asdict(TIED)}
+    checkpoints.save_params(tmp_path / "run", seeded.params(TIED), meta)
+    hf.flan_to_hf(tmp_path / "run", tmp_path / "hf")
+    said = json.loads((tmp_path / "hf" / "generation_config.json").read_text())
+    assert said == {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+    # A folder that came without one goes back without one.
+    hf.hf_to_flan(folder_of(tmp_path / "theirs", TIED, tensors_of(TIED)), tmp_path / "flan")
+    hf.flan_to_hf(tmp_path / "flan", tmp_path / "back")
+    assert not (tmp_path / "back" / "generation_config.json").exists()
+
+
+def test_a_data_type_and_a_file_size_may_be_asked_for(tmp_path: pathlib.Path) -> None:
+    hf.hf_to_flan(folder_of(tmp_path / "hf", UNTIED, tensors_of(UNTIED)), tmp_path / "flan")
+    hf.flan_to_hf(tmp_path / "flan", tmp_path / "half", dtype="bfloat16", shard_gb=1e-5)
+    files = sorted((tmp_path / "half").glob("model-*.safetensors"))
+    assert len(files) > 3
+    found: Tensors = {}
+    for path in files:
+        assert path.stat().st_size < 25_000
+        found |= safetensors.numpy.load_file(path)
+    assert_same_bits(found, tensors_of(UNTIED, ml_dtypes.bfloat16))
+    index = json.loads((tmp_path / "half" / "model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == found.keys()
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in found.values())
+    config = json.loads((tmp_path / "half" / "config.json").read_text())
+    assert config["torch_dtype"] == "bfloat16"
+    with hf.opened(tmp_path / "half") as folder:
+        assert set(folder.dtypes()) == {"BF16"}
+    with pytest.raises(UserError, match="unknown data type 'bfloat61'"):
+        hf.flan_to_hf(tmp_path / "flan", tmp_path / "other", dtype="bfloat61")
+    with pytest.raises(UserError, match="--shard_gb cannot be 0"):
+        hf.flan_to_hf(tmp_path / "flan", tmp_path / "other", shard_gb=0)
+
+
+@pytest.mark.parametrize("vocab", [250, 256])
+def test_an_mt5_folder_goes_both_ways(vocab: int, tmp_path: pathlib.Path) -> None:
+    config = dataclasses.replace(
+        UNTIED, mlp_activation="gated-gelu", vocab_size=vocab, num_decoder_layers=2
+    )
+    # transformers 5 writes that the embeddings are tied, whatever the weights say.
+    tensors = tensors_of(config, ml_dtypes.bfloat16)
+    said = {"model_type": "mt5", "tie_word_embeddings": True}
+    theirs = folder_of(tmp_path / "hf", config, tensors, said)
+    hf.hf_to_flan(theirs, tmp_path / "flan")
+    _, meta = checkpoints.load_params(tmp_path / "flan", t5.abstract_params(config))
+    assert t5.T5Config(**meta["model"]) == config
+    hf.flan_to_hf(tmp_path / "flan", tmp_path / "back")
+    assert_same_bits(safetensors.numpy.load_file(tmp_path / "back" / "model.safetensors"), tensors)
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["model_type"] == "mt5"
+
+
+def test_blocks_of_rows_make_the_same_folder(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = folder_of(tmp_path / "hf", UNTIED, tensors_of(UNTIED))
+    monkeypatch.setattr(slices, "BLOCK_BYTES", 300)  # a few rows of every matrix
+    hf.hf_to_flan(theirs, tmp_path / "flan")
+    hf.flan_to_hf(tmp_path / "flan", tmp_path / "back")
+    written = (tmp_path / "back" / "model.safetensors").read_bytes()
+    assert written == (theirs / "model.safetensors").read_bytes()
+    params, _ = checkpoints.load_params(tmp_path / "flan")
+    assert_same_bits(flat(params), flat(seeded.params(UNTIED)))
+
+
+def test_the_command_line_takes_the_flags_of_its_direction(tmp_path: pathlib.Path) -> None:
+    theirs = folder_of(tmp_path / "hf", UNTIED, tensors_of(UNTIED))
+    there = ["convert", "hf-to-flan", f"--from={theirs}", f"--to={tmp_path / 'flan'}"]
+    assert cli.main([*there, "--dtype=bfloat16"]) == 2
+    assert cli.main(there) == 0
+    back = ["convert", "flan-to-hf", f"--from={tmp_path / 'flan'}", f"--to={tmp_path / 'back'}"]
+    assert cli.main([*back, "--dtype=bfloat16", "--shard_gb=0.00002"]) == 0
+    assert (tmp_path / "back" / "model.safetensors.index.json").is_file()
 
 
 def test_dry_runs_write_nothing(tmp_path: pathlib.Path) -> None:
@@ -180,6 +289,9 @@ def test_configs_of_older_and_newer_transformers() -> None:
         ({"dense_act_fn": "gelu"}, "dense_act_fn is 'gelu'"),
         ({"num_heads": 0}, "num_heads = 0 cannot be"),
         ({"num_layers": 10**9}, "says it has 1000000001 layers"),
+        ({"relative_attention_num_buckets": 32.0}, "relative_attention_num_buckets is 32.0"),
+        ({"layer_norm_epsilon": 10**400}, "layer_norm_epsilon is 1000"),
+        ({"model_type": ["t5"] * 999}, r"\.\.\."),
     ],
 )
 def test_other_configs_are_refused(
@@ -268,6 +380,11 @@ def test_a_torn_weight_file_is_named(content: bytes, tmp_path: pathlib.Path) -> 
         ("{", "cannot be read"),
         ("[]", "holds no object"),
         ('{"model_type": "t5", "model_type": "t5"}', "model_type is there more than once"),
+        ("[" * 1_000_000, "nested too deeply"),
+        ('{"d_model":' * 100_000, "nested too deeply"),
+        ('{"layer_norm_epsilon": 1e999}', "no finite number"),
+        ('{"d_model": ' + "9" * 5000 + "}", "4300 digits"),
+        (" " * 8_000_001, "it has 8,000,001 bytes"),
     ],
 )
 def test_a_broken_config_is_named(content: str, message: str, tmp_path: pathlib.Path) -> None:
@@ -282,6 +399,11 @@ def test_a_broken_config_is_named(content: str, message: str, tmp_path: pathlib.
     [
         ({}, "no weight_map"),
         ({"weight_map": {"a": "../outside.safetensors"}}, "a file of its folder"),
+        ({"weight_map": {"a": "/etc/hostname"}}, "a file of its folder"),
+        ({"weight_map": {"a": "one.safetensors\0"}}, "a file of its folder"),
+        ({"weight_map": {"a": ".."}}, "is missing from"),
+        ({"weight_map": {"a": ""}}, "a file of its folder|is missing from"),
+        ({"weight_map": {"a": "x" * 5000}}, "xxx... is missing from"),
         ({"weight_map": {"a": "absent.safetensors"}}, "absent.safetensors is missing"),
         ({"weight_map": {"a": "one.safetensors"}}, "disagree about"),
         ({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}, "more than once"),
@@ -297,6 +419,66 @@ def test_a_wrong_index_is_refused(
     (theirs / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=message):
         hf.hf_to_flan(theirs, tmp_path / "flan")
+
+
+def test_a_pipe_is_no_file(tmp_path: pathlib.Path) -> None:
+    theirs = folder_of(tmp_path / "hf", UNTIED, tensors_of(UNTIED))
+    for name in ("config.json", "model.safetensors"):
+        (theirs / name).rename(tmp_path / name)
+        os.mkfifo(theirs / name)
+        with pytest.raises(UserError, match=r"is missing from|has no model"):
+            hf.hf_to_flan(theirs, tmp_path / "flan")
+        (theirs / name).unlink()
+        (theirs / name).symlink_to(tmp_path / name)  # as a download cache lays files out
+    hf.hf_to_flan(theirs, tmp_path / "flan")
+
+
+def test_a_file_cut_while_it_is_read_is_named(tmp_path: pathlib.Path) -> None:
+    theirs = folder_of(tmp_path / "hf", UNTIED, tensors_of(UNTIED))
+    with hf.opened(theirs) as folder:
+        os.truncate(theirs / "model.safetensors", 20_000)
+        with pytest.raises(UserError, match="it has become shorter"):
+            folder.params()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": "F8"}, "a value that conversion does not write"),
+        ({"token_tables": ["../x"]}, "a value that conversion does not write"),
+        ({"token_tables": []}, "a value that conversion does not write"),
+        ({"other_dtypes": None}, "has no attribute"),
+        ({"config": []}, "a value that conversion does not write"),
+    ],
+)
+def test_what_was_kept_for_the_way_back_is_not_trusted(
+    change: dict[str, Any], message: str, tmp_path: pathlib.Path
+) -> None:
+    theirs = folder_of(tmp_path / "hf", UNTIED, tensors_of(UNTIED))
+    hf.hf_to_flan(theirs, tmp_path / "flan")
+    path = tmp_path / "flan" / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps(meta | {hf.META_KEY: meta[hf.META_KEY] | change}))
+    with pytest.raises(UserError, match=message) as caught:
+        hf.flan_to_hf(tmp_path / "flan", tmp_path / "back")
+    assert f"key '{hf.META_KEY}'" in str(caught.value)
+    model = {"model": meta["model"] | {"num_decoder_layers": 10**9}}
+    path.write_text(json.dumps(model))
+    with pytest.raises(UserError, match="a T5 with 1,000,000,000 layers is not converted"):
+        hf.flan_to_hf(tmp_path / "flan", tmp_path / "back")
+
+
+def test_a_checkpoint_that_is_not_what_was_saved_is_not_exported(tmp_path: pathlib.Path) -> None:
+    theirs = folder_of(tmp_path / "hf", UNTIED, tensors_of(UNTIED))
+    hf.hf_to_flan(theirs, tmp_path / "flan")
+    chunks = tmp_path / "flan" / "params" / "encoder.layers.mlp.wi.kernel"
+    (chunks / "0.0.0").write_bytes((chunks / "1.0.0").read_bytes())  # whole, but another layer's
+    with pytest.raises(
+        UserError, match=r"not what was saved: encoder/layers/mlp/wi/kernel\n"
+    ) as caught:
+        hf.flan_to_hf(tmp_path / "flan", tmp_path / "back")
+    assert "checksums" in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flan", "hf"]
 
 
 def test_existing_destinations_and_wrong_checkpoints(tmp_path: pathlib.Path) -> None:
@@ -369,3 +551,32 @@ def test_live_round_trip_through_transformers(name: str, tmp_path: pathlib.Path)
     fresh = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "fresh").eval()
     expected = maker.logits(maker.reference(config, seeded.params(config)), batch)
     np.testing.assert_array_equal(maker.logits(fresh, batch), expected)
+
+
+@pytest.mark.torch
+def test_live_mt5_computes_the_same(tmp_path: pathlib.Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    from tests.golden import make_hf_goldens as maker
+
+    config = dataclasses.replace(TIED, tie_embeddings=False)
+    batch = seeded.padded("mt5", [(5, 3), (8, 4)])
+    described = config_to_hf(config) | {"model_type": "mt5"}
+    torch.manual_seed(0)
+    model = transformers.MT5ForConditionalGeneration(transformers.MT5Config(**described)).eval()
+    # Its output has weights of its own, as in every published mT5.
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
+    model.save_pretrained(tmp_path / "hf")
+    hf.hf_to_flan(tmp_path / "hf", tmp_path / "flan")
+    params, meta = checkpoints.load_params(tmp_path / "flan")
+    ours = t5.apply(params, t5.T5Config(**meta["model"]), batch)
+    expected = maker.logits(model, batch)
+    kept = np.asarray(batch["decoder_segment_ids"]) > 0
+    np.testing.assert_allclose(np.asarray(ours)[kept], expected[kept], rtol=1e-4, atol=1e-4)
+
+    hf.flan_to_hf(tmp_path / "flan", tmp_path / "back")
+    back = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "back").eval()
+    np.testing.assert_array_equal(maker.logits(back, batch), expected)
+    hf.flan_to_hf(tmp_path / "flan", tmp_path / "half", dtype="bfloat16")
+    half = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "half")
+    assert half.dtype == torch.bfloat16

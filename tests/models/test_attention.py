@@ -80,14 +80,6 @@ def test_the_bias_of_a_pair_depends_on_its_offset_alone(
     np.testing.assert_array_equal(found, table[:, chosen])
 
 
-def test_a_row_of_the_bias_is_that_row() -> None:
-    module = bias_module(bidirectional=False)
-    whole = np.asarray(module(140, 140))
-    for query in (0, 1, 77, 139):
-        row = np.asarray(module.row(jnp.asarray(query), 140))
-        np.testing.assert_array_equal(row[:, 0], whole[:, query])
-
-
 def test_the_table_gets_the_sum_of_its_pairs_as_gradient() -> None:
     module = bias_module(bidirectional=True)
     graph, state = nnx.split(module)

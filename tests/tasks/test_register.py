@@ -35,7 +35,11 @@ def data_dir(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize(
     "imports",
-    ["import seqio; import flan_train.mixtures", "import flan_train.mixtures; import seqio"],
+    [
+        "import seqio; import flan_train.mixtures",
+        "import flan_train.mixtures; import seqio",
+        "import flan_train.mixtures.register; import seqio",
+    ],
 )
 def test_importing_registers_in_either_order(imports: str) -> None:
     code = (
@@ -269,10 +273,40 @@ def test_answers_are_read_and_compared(data_dir: str) -> None:
     target = task.postprocess_fn("ignored", example=example, is_target=True)
     outputs = ["2 + 2 = 4.\nThe answer is (C).", "The answer is (B)", "no idea"]
     read = [task.postprocess_fn(text, example=example, is_target=False) for text in outputs]
-    assert target == ("c",)
-    assert read == ["c", "b", None]
+    assert target == ("(C)",)
+    assert read == ["(C).", "(B)", None]
     (metric,) = task.metric_fns
     assert metric([target] * 3, read) == {"exact_match": pytest.approx(100 / 3)}
+
+
+@pytest.mark.parametrize(
+    ("task", "right", "outputs", "expected"),
+    [
+        ("muffin_wmt14_enfr_zs_noopt", "a b c d e", ["a b c d e"], {"bleu": 100}),
+        ("muffin_xsum_zs_noopt", "a red car", ["the red car"], {"rougeL": 200 / 3, "rouge2": 50}),
+        ("muffin_squad_v1_zs_noopt", "Nile", ["the Nile", "Nile"], {"exact_match": 50, "f1": 100}),
+        ("muffin_rte_zs_opt", "(b).", ["(b)", "no"], {"accuracy": 50, "exact_match": 50}),
+    ],
+)
+def test_a_task_is_measured_by_its_own_metrics_in_percent(
+    task: str, right: str, outputs: list[str], expected: dict[str, float]
+) -> None:
+    registered = seqio.get_mixture_or_task(task)
+    example = {"answer": right.encode(), "references": [], "options": []}
+    targets = [registered.postprocess_fn("", example=example, is_target=True)] * len(outputs)
+    read = [registered.postprocess_fn(text, example=example, is_target=False) for text in outputs]
+    (metric,) = registered.predict_metric_fns
+    measured = metric(targets, read)
+    assert {name: measured[name] for name in expected} == pytest.approx(expected)
+    assert next(iter(measured)) == tasks.get(task).metrics[0]
+    assert metric([], []) == {}
+
+
+def test_options_of_an_example_are_known_where_an_answer_is_read() -> None:
+    read = register.ReadAnswer("letter")
+    example = {"answer": b"(B)", "options": [b"(A)", b"(B)"]}
+    assert read("The answer is B.", example=example) == "(B)"
+    assert read("The answer is C.", example=example) is None
 
 
 def test_a_missing_vocabulary_is_named(data_dir: str) -> None:

@@ -1,0 +1,36 @@
+"""One of several processes that train together on this machine's processor; tests start it.
+
+python -m tests.distributed_run ADDRESS PROCESSES INDEX MODEL_DIR PREPARED_DIR STEPS PROGRAMS
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+import jax
+
+from flan_train import interruption, train
+from tests import small_run
+
+
+def main(
+    address: str, count: str, index: str, model_dir: str, prepared: str, steps: str, programs: str
+) -> int:
+    """Trains until it is finished or stopped; returns the exit code that the verb would."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(address, int(count), int(index))
+    settings = small_run.settings(pathlib.Path(prepared))
+    settings |= {"train_steps": int(steps), "log_period": 5}
+    with small_run.compiled_once(pathlib.Path(programs) / index):
+        try:
+            with interruption.handled():
+                train.train(model_dir, **settings)
+        except interruption.Interruption as stopped:
+            print(f"stopped at {stopped.step}", flush=True)
+            return stopped.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
