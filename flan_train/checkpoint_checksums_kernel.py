@@ -5,6 +5,8 @@ Imported only when sums are formed on the host: numba takes half a second to loa
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import uint32
 
@@ -14,7 +16,7 @@ A, B, C = 0x9E3779B1, 0x7F4A7C15, 0x85EBCA6B  # A and C are odd
 
 
 @compiled
-def sums(words: np.ndarray, firsts: np.ndarray) -> tuple[int, int]:
+def sums(words: np.ndarray, firsts: np.ndarray) -> tuple[Any, Any]:
     """Returns the two sums of rows of words, modulo 2^32.
 
     Args:

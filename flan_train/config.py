@@ -226,6 +226,7 @@ def _parse_statements(
                     find_gin_file(statement.filename, paths, str(place)), paths, origins, stack
                 )
             elif isinstance(statement, config_parser.ImportStatement):
+                _check_import(statement.module, place)
                 importlib.import_module(statement.module)
             elif isinstance(statement, config_parser.BlockDeclaration):
                 _known_configurable(statement.selector, place)
@@ -241,6 +242,16 @@ def _parse_statements(
         ) from error
     except (*GIN_ERRORS, ImportError) as error:
         raise _from_gin(error, name) from error
+
+
+def _check_import(module: str, place: Origin) -> None:
+    if module.partition(".")[0] in ("__gin__", "__main__", "t5x"):
+        raise UserError(
+            "the gin file is one of T5X's",
+            where=str(place),
+            expected="settings of flan-train, which needs no imports for them",
+            fix="docs/migrating_from_t5x.md has what each name is here",
+        )
 
 
 def _from_gin(error: Exception, where: str) -> UserError:

@@ -81,7 +81,8 @@ class Generator:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size}: at least 1 is needed")
-        self._params = params
+        # On a device once, not at every call.
+        self._params = jax.tree.map(jnp.asarray, params)
         self._config = config
         self._partitioner = partitioner
         self._parts = 1 if partitioner is None else partitioner.batch_parts
@@ -174,15 +175,12 @@ class Generator:
             untied = None if self._config.tie_embeddings else decoder["logits_dense"]["kernel"]
             dtype = jnp.dtype(self._config.dtype)
 
-            def cast(x: Any) -> Any:
-                return x if x.dtype == dtype and isinstance(x, jax.Array) else jnp.asarray(x, dtype)
-
             self._weights = Weights(
-                embedding=cast(table),
+                embedding=table.astype(dtype),
                 layers=self.call(decode_batch.lay_out, self._params, config=self._config),
-                norm=jnp.asarray(decoder["decoder_norm"]["scale"]),
-                logits=None if untied is None else cast(untied),
-                position_bias=jnp.asarray(decoder["relpos_bias"]["rel_embedding"]),
+                norm=decoder["decoder_norm"]["scale"],
+                logits=None if untied is None else untied.astype(dtype),
+                position_bias=decoder["relpos_bias"]["rel_embedding"],
             )
         return self._weights
 

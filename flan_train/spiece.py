@@ -48,8 +48,17 @@ class ModelFile:
     rules: bytes
 
 
+def check(content: bytes) -> None:
+    """Raises ValueError for a model file that SentencePiece had better not load.
+
+    It follows the places that normalisation rules name without looking whether they are inside: a
+    file with one byte altered can end the process.
+    """
+    Rules(read(content).rules).check()
+
+
 def read(content: bytes) -> ModelFile:
-    """Returns what the bytes of a model file say; SentencePiece must have loaded them before.
+    """Returns what the bytes of a model file say.
 
     Raises:
       ValueError: they are no such file after all.
@@ -72,7 +81,7 @@ def _read(content: bytes) -> ModelFile:
             score = fields.get(_SCORE, b"\0\0\0\0")
             pieces.append(
                 (
-                    _as_bytes(fields.get(_PIECE, b"")).decode("utf-8", "replace"),
+                    _as_bytes(fields.get(_PIECE, b"")).decode("utf-8"),
                     struct.unpack("<f", _as_bytes(score))[0],
                     int(fields.get(_TYPE, NORMAL)),
                 )
@@ -160,6 +169,30 @@ class Rules:
             if len(inner) or (len(root) and len(self._children(root))):
                 found.add(character)
         return found
+
+    def check(self) -> None:
+        """Raises ValueError for rules that name places outside of them."""
+        if not len(self._units):
+            return
+        outside = ValueError("normalisation rules that lead out of themselves")
+        texts = np.frombuffer(self.replacements, np.uint8)
+        self.replacements.decode("utf-8")
+        nodes = np.zeros(1, np.uint32)
+        reached = np.zeros(len(self._units), bool)
+        while len(nodes):
+            bases = nodes ^ self._offsets[nodes]
+            # A look-up reads the place of any next byte, and only then whether it is right.
+            if ((bases | 0xFF) >= len(self._units)).any():
+                raise outside
+            ends = bases[(self._units[nodes] & 0x100) != 0]
+            begins = self._units[ends] & 0x7FFFFFFF
+            if (begins >= len(texts)).any() or ((texts[begins] & 0xC0) == 0x80).any():
+                raise outside
+            children = np.unique(self._children(nodes))
+            nodes = children[~reached[children]]
+            reached[nodes] = True
+        if not self.replacements.endswith(b"\0"):
+            raise outside
 
     def _nodes(self) -> np.ndarray:
         """Returns every unit that can be reached from the root, without the root."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from flan_train import words
+from flan_train import spiece, words
 from flan_train.errors import UserError
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
@@ -71,6 +71,8 @@ class Vocabulary:
         try:
             if not content:
                 raise ValueError("the file is empty")
+            if self.sha256 != _T5_SHA256:
+                spiece.check(content)
             self._model.LoadFromSerializedProto(content)
         except (RuntimeError, ValueError):
             raise UserError(

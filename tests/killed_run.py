@@ -192,6 +192,16 @@ class Launch:
             time.sleep(0.003)
         return False
 
+    def logs(self, step: int) -> bool:
+        """Waits until the log has come to a step; False when the process ends before."""
+        while not self.ended():
+            # A line that is being written counts from its end on.
+            text = (self.job.run / "log.jsonl").read_text("utf-8").rpartition("\n")[0]
+            if step == 0 or (text and json.loads(text.splitlines()[-1])["step"] >= step):
+                return True
+            time.sleep(0.002)
+        return False
+
     def outlives(self, seconds: float) -> bool:
         """Waits so long; False when the process ends before."""
         try:
@@ -282,7 +292,7 @@ def kill_at_random(
             aim = "any"  # nothing is left to prepare
         launch = job.start()
         tally.launches += 1
-        if not _wait(launch, aim, draw, typical, 1 - before / job.steps):
+        if not _wait(launch, aim, draw, typical, before):
             assert launch.wait() == 0, launch.said()
             return
         tally.phases.update(launch.kill())
@@ -295,18 +305,20 @@ def kill_at_random(
     job.finish()
 
 
-def _wait(launch: Launch, aim: str, draw: random.Random, typical: Typical, left: float) -> bool:
+def _wait(launch: Launch, aim: str, draw: random.Random, typical: Typical, before: int) -> bool:
     """Waits for the moment of a kill; False when the process ends before."""
+    steps = launch.job.steps
     if aim == "any":
-        return launch.outlives(draw.uniform(0, typical.whole - typical.loop * (1 - left)))
+        return launch.outlives(draw.uniform(0, typical.whole - typical.loop * before / steps))
     if aim == "prepare":
         return launch.reaches(aim) and launch.outlives(draw.uniform(0, 0.5))
-    if not launch.reaches("step"):
+    # By steps, not by time: how long they take depends on what else the machine does.
+    some = draw.randint(before, max(before, 4 * steps // 5))
+    if not launch.reaches("step") or not launch.logs(some):
         return False
-    into = draw.uniform(0, 0.8 * typical.loop * left)
-    if not launch.outlives(into):
-        return False
-    return aim == "step" or (launch.reaches(aim) and launch.outlives(draw.uniform(0, 0.03)))
+    if aim == "step":
+        return launch.outlives(draw.uniform(0, 0.03))
+    return launch.reaches(aim) and launch.outlives(draw.uniform(0, 0.03))
 
 
 def content(run: pathlib.Path, store: pathlib.Path | None = None) -> dict[str, bytes]:

@@ -119,6 +119,13 @@ def test_a_missing_gin_file_names_the_nearest() -> None:
     assert QUICKSTART in message
 
 
+def test_a_launch_file_for_t5x_is_known() -> None:
+    message = _message(["t5x_configs/t5x/flan_t5_base_finetune.gin"], [])
+    assert "the gin file is one of T5X's" in message
+    assert "dynamic_registration" in message
+    assert "docs/migrating_from_t5x.md" in message
+
+
 def test_files_that_include_each_other_are_refused(tmp_path: pathlib.Path) -> None:
     first, second = tmp_path / "first.gin", tmp_path / "second.gin"
     first.write_text(f"include '{second}'\n", "utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import shlex
 import shutil
@@ -203,7 +204,12 @@ def test_preparing_with_modules_is_stopped_at_once(
     text = f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(600)\n"
     (tmp_path / "sleeps_when_imported.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    data = dataclasses.replace(settings["data"], modules=("sleeps_when_imported",))
+    data = dataclasses.replace(
+        settings["data"],
+        mixture_or_task_name="a_task_of_theirs",
+        modules=("sleeps_when_imported",),
+        prepared_dir=str(tmp_path / "prepared"),
+    )
     with pytest.raises(interruption.Interruption), stopping.signalled(begun.exists):
         train.train(str(tmp_path / "run"), **settings | {"data": data})
 
@@ -233,11 +239,14 @@ def test_the_command_ends_well_and_says_how_to_go_on(
         "--gin.MAX_PASSES=None",
         "--gin.LOG_PERIOD=1",
         "--gin.t5.T5Config.embed_dim=16",
+        "--gin.t5.T5Config.num_encoder_layers=1",
+        "--gin.t5.T5Config.num_decoder_layers=1",
         "--gin.BATCH_SIZE=8",
     ]
     with subprocess.Popen(
         [sys.executable, "-m", "flan_train.cli", *words, "--no-resume"],
         cwd=repository,
+        env={**os.environ, "XLA_FLAGS": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -295,6 +295,17 @@ def test_sentencepiece_models(tmp_path: pathlib.Path, content: bytes) -> None:
         pass
 
 
+@pytest.mark.parametrize("unit", [0xFFFFFC00, 0x00000400, 0x00000500])
+def test_normalisation_rules_that_lead_out_of_themselves(tmp_path: pathlib.Path, unit: int) -> None:
+    """SentencePiece would follow them, and the process could end without a word."""
+    trie = np.full(256, unit, "<u4").tobytes()
+    rules = len(trie).to_bytes(4, "little") + trie + b"x"
+    path = tmp_path / "any.model"
+    path.write_bytes(spiece_models.content({"▁": -1.0, "a": -2.0}, normaliser={2: rules}))
+    with pytest.raises(UserError, match="not a SentencePiece model"):
+        vocabulary.Vocabulary(path)
+
+
 GZIPPED = gzip.compress(json.dumps({"data": [{"title": "t", "paragraphs": []}]}).encode(), mtime=0)
 
 
