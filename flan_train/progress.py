@@ -25,7 +25,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from flan_train.errors import UserError
+from flan_train.errors import UserError, not_written
 
 LOG = "log.jsonl"
 METRICS = "metrics"
@@ -262,9 +262,15 @@ class RunLog:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
-        if self._writes:
-            self._file.close()
-            self._board.close()
+        if not self._writes:
+            return
+        for opened in (self._file, self._board):
+            try:
+                opened.close()
+            except OSError as failed:
+                # Why the run ends is told before what is lost of the curves.
+                if error is None:
+                    raise not_written("MODEL_DIR", self._path.parent, failed) from failed
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -303,8 +309,11 @@ class RunLog:
         self._bar.update(self._task, completed=entry["step"], description=self._facts)
         if not self._writes:
             return
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise not_written("MODEL_DIR", self._path, error) from error
         for name, value in entry.items():
             if name not in ("step", "time"):
                 self._board.add_scalar(f"train/{name}", value, entry["step"])

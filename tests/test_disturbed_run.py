@@ -182,7 +182,7 @@ with small_run.compiled_once(pathlib.Path(programs)):
         train.train(str(run), **settings(pathlib.Path(prepared)))
         assert same(run, pathlib.Path(whole)), size
         assert not killed_run.leftovers(run), size
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)
 print(json.dumps(said))
 """
 
@@ -222,7 +222,7 @@ def test_the_disk_is_full_at_any_moment(
     tmp_path: pathlib.Path,
     repository: pathlib.Path,
 ) -> None:
-    sizes = [4, 8, 12, 20, 40, 80, *range(100, 3000, 133)]
+    sizes = [4, 12, 24, 40, 100, 500, 900, 1300, 1700, 2100]
     said = train_on_small_disks(repository, tmp_path, sizes, prepared, programs, whole)
     refused = [each for each in said if each]
     assert len(refused) >= len(sizes) // 2

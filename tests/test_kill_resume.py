@@ -28,7 +28,11 @@ def kill_and_compare(folder: pathlib.Path, kills: int, aims: tuple[str, ...], st
 
 
 def test_killed_in_a_save_and_in_an_evaluation(tmp_path: pathlib.Path) -> None:
-    tally = kill_and_compare(tmp_path, 2, ("save", "evaluation"), 12)
+    # A launch may be through before the moment that a kill waits for is seen: then once more.
+    for attempt in range(5):
+        tally = kill_and_compare(tmp_path / str(attempt), 2, ("save", "evaluation"), 12)
+        if tally.kills:
+            break
     assert tally.kills
     assert tally.phases.keys() & {"save", "evaluation"}
 
