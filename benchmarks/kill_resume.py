@@ -5,7 +5,8 @@
 A tiny model trains on an embedded task with the real command: data are prepared, every fourth
 update is saved, every eighth evaluated. The process gets SIGKILL, with every process that it has
 started, in any moment or in the middle of a phase (preparing, an update, a save, an evaluation),
-and the same command is given again; one run takes several kills, and then goes on to its end. It is
+and the same command is given again; one run takes several kills, and then goes on to its end. At
+least one kill falls in each of these phases, if need be beyond the number asked for. A run is
 compared, bit by bit, with a run that nothing disturbed: every array, the position in the data and
 the description of every checkpoint kept, every line of the log and every evaluation result (but for
 times), every example's output, selected.json, every file of the prepared data. The undisturbed run
@@ -59,9 +60,10 @@ def main() -> None:
             f"{typical.whole:.1f} s, of which training {typical.loop:.1f} s; {sum(bits.values())} "
             "bits differ"
         )
-        while tally.kills < options.kills:
+        while tally.kills < options.kills or tally.missing():
             job = killed_run.Job(folder / f"killed-{tally.runs + 1}", folder / "programs")
-            kills, before = min(KILLS_OF_A_RUN, options.kills - tally.kills), tally.kills
+            left_over = max(options.kills - tally.kills, len(tally.missing()))
+            kills, before = min(KILLS_OF_A_RUN, left_over), tally.kills
             killed_run.kill_at_random(job, draw, typical, kills, tally)
             found = killed_run.differing_bits(expected, killed_run.content(job.run, job.store))
             survived += 0 if found else tally.kills - before

@@ -2,7 +2,7 @@
 
 The stream of sequences is endless: epoch 0 in its order, then epoch 1, and so on; a batch takes
 the next B of them, so one batch may hold the end of an epoch and the start of the next. What a
-batch holds depends on the position in the stream alone, and a host takes its slice of the rows.
+batch holds depends on the position in the stream alone, and a host reads its rows alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import concurrent.futures
 import dataclasses
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -166,8 +166,7 @@ class TrainBatches(Iterator[Batch]):
         batch_size: int,
         lengths: Lengths,
         seed: int,
-        host_index: int = 0,
-        host_count: int = 1,
+        rows: Sequence[int] | np.ndarray | None = None,
         threads: int = 2,
         read_ahead: int = 8,
     ) -> None:
@@ -178,13 +177,13 @@ class TrainBatches(Iterator[Batch]):
           batch_size: sequences of a global batch, over all hosts.
           lengths: as `assemble`.
           seed: of the order and the packing.
-          host_index: this host; it gets rows host_index * B / host_count and on.
-          host_count: number of hosts.
+          rows: those of the batch that this host reads, ascending; None for all.
           threads: that read and assemble; 0 to do it when asked.
           read_ahead: batches held ready.
 
         Raises:
-          UserError: the host count does not divide the batch size; lists those that do.
+          UserError: there is no such batch.
+          ValueError: the batch has no such rows.
         """
         if batch_size < 1:
             raise UserError(
@@ -192,20 +191,13 @@ class TrainBatches(Iterator[Batch]):
                 where="BATCH_SIZE",
                 expected="at least 1",
             )
-        if not 0 <= host_index < host_count or batch_size % host_count:
-            allowed = [count for count in range(1, batch_size + 1) if batch_size % count == 0]
-            raise UserError(
-                f"{host_count} hosts cannot share batches of {batch_size} sequences evenly",
-                where=f"BATCH_SIZE; host {host_index} of {host_count}",
-                expected="a number of hosts out of " + ", ".join(map(str, allowed)),
-                fix="change the number of hosts, or BATCH_SIZE",
-            )
         self.prepared = prepared
         self.batch_size = batch_size
         self.capacity = capacity_of(lengths)
         self.stream = _Stream(prepared, self.capacity, seed)
-        self._rows = batch_size // host_count
-        self._first_row = host_index * self._rows
+        self._rows = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
+        if not np.isin(self._rows, np.arange(batch_size)).all() or (np.diff(self._rows) < 1).any():
+            raise ValueError(f"rows of a batch of {batch_size}, ascending: {self._rows}")
         self._options = grain.ReadOptions(
             num_threads=threads, prefetch_buffer_size=max(read_ahead, threads) if threads else 0
         )
@@ -216,7 +208,7 @@ class TrainBatches(Iterator[Batch]):
         return self
 
     def __next__(self) -> Batch:
-        """Returns the next batch of this host: each feature of shape [B / host_count, L].
+        """Returns the next batch of this host: each feature of shape [len(rows), L].
 
         Raises:
           UserError: what is stored is damaged. The position stays before that batch: asked again,
@@ -293,13 +285,13 @@ class TrainBatches(Iterator[Batch]):
     def load(self, epoch: int, sequence: int) -> tuple[Batch, dict[str, int]]:
         """Returns this host's part of the batch at a position, and the position after it."""
         examples, rows = self._examples(epoch, sequence)
-        here = slice(*np.searchsorted(rows, [self._first_row, self._first_row + self._rows]))
-        examples, rows = examples[here], rows[here] - self._first_row
+        here = np.isin(rows, self._rows)
+        examples, rows = examples[here], np.searchsorted(self._rows, rows[here])
         batch = assemble_rows(
             self.prepared.read(examples),
             np.asarray(self.prepared.lengths[examples]),
             rows,
-            self._rows,
+            len(self._rows),
             self.capacity,
         )
         last = self.stream.parts(epoch, sequence, self.batch_size)[-1]

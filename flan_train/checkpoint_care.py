@@ -1,11 +1,13 @@
-"""What `flan-train checkpoint` does: a run's checkpoints listed, verified, pruned and copied."""
+"""What `flan-train checkpoint` does: a run's checkpoints listed, verified and copied.
+
+`checkpoint_prune` removes them.
+"""
 
 from __future__ import annotations
 
-import os
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from flan_train import (
@@ -16,11 +18,13 @@ from flan_train import (
     select,
     storage,
     storage_transfer,
+    unfinished,
 )
 from flan_train.checkpoint_names import (
     FOLDER,
     LATEST,
     SELECTED,
+    UNFINISHED,
     checked_folder,
     complete_steps,
     missing_items,
@@ -36,39 +40,55 @@ def listed(run: storage.AnyPath) -> list[dict[str, Any]]:
 
     Returns:
       [{"folder", "step", "time" (seconds since 1970), "bytes" (both 0 in an object store), "state"
-      ("whole", "torn", "damaged", "writing" or "removing"), "kept": reasons of
-      `checkpoint_retention.reasons` under the settings of the newest one, "missing": what a torn
-      one lacks}]. Nothing is read but descriptions: "whole" says that all parts are there, `verify`
-      that they are what was saved.
+      ("whole", "torn", "damaged", "removing" or "unfinished": being written, or left by a save that
+      was stopped), "kept": reasons of `checkpoint_retention.reasons` under the settings of the
+      newest one, "missing": what a torn one lacks}]. Nothing is read but descriptions: "whole"
+      says that all parts are there, `verify` that they are what was saved.
 
     Raises:
       UserError: there is no such run, or a file of it that cannot be read.
     """
-    folder = _folder(run)
-    config = _config(folder)
+    folder = folder_of(run)
+    config = config_of(folder)
     try:
-        kept = _reasons(folder, config.keep, config.keep_every, config.keep_best)
+        kept = reasons_of(folder, config.keep, config.keep_every, config.keep_best)
     except errors.UserError:  # the results cannot be ranked: which is best is not known
-        kept = _reasons(folder, config.keep, config.keep_every, 0)
+        kept = reasons_of(folder, config.keep, config.keep_every, 0)
     rows = []
     for path in folder.iterdir():
         number, _, ending = path.name.partition(".")
         if not path.is_dir() or not number.isdecimal():
             continue
-        missing = missing_items(path) if not ending else []
-        state = ending.split("-")[0] or ("torn" if missing else WHOLE)
+        try:
+            time = path.stat().st_mtime if isinstance(path, pathlib.Path) else 0.0
+            missing = missing_items(path) if not ending else []
+            state = ending.split("-")[0] or ("torn" if missing else _at_first_sight(path))
+            size = bytes_of(path)
+        except FileNotFoundError:
+            continue  # a run that goes on has renamed or removed it
         rows.append(
             {
                 "folder": path.name,
                 "step": int(number),
-                "time": path.stat().st_mtime if isinstance(path, pathlib.Path) else 0.0,
-                "bytes": _bytes(path),
-                "state": "writing" if state == "orbax" else state,
+                "time": time,
+                "bytes": size,
+                "state": "unfinished" if f".{ending}".startswith(UNFINISHED) else state,
                 "kept": kept.get(int(number), []) if state == WHOLE else [],
                 "missing": missing,
             }
         )
     return sorted(rows, key=lambda row: (row["step"], row["folder"]))
+
+
+def _at_first_sight(path: storage.Path) -> str:
+    """Returns the state of a checkpoint that has all its parts, by what describes it."""
+    try:
+        checkpoint_files.read_meta(path)
+    except checkpoints.DamagedCheckpoint:
+        if not path.exists():
+            raise FileNotFoundError(path) from None
+        return "damaged"
+    return WHOLE
 
 
 def verify(run: storage.AnyPath, step: int | None = None) -> list[dict[str, Any]]:
@@ -85,68 +105,13 @@ def verify(run: storage.AnyPath, step: int | None = None) -> list[dict[str, Any]
     Raises:
       UserError: there is no such run or step, or a file may not be read.
     """
-    folder = _folder(run)
+    folder = folder_of(run)
     named = [path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
     if step is not None:
         _check_step(folder, step)
         named = [folder / str(step)]
     ordered = sorted(named, key=lambda path: int(path.name))
-    return [{"step": int(path.name)} | _verified(path) for path in ordered]
-
-
-def prune(
-    run: storage.AnyPath,
-    *,
-    keep: int | None,
-    keep_every: int | None,
-    keep_best: int | None,
-    dry_run: bool,
-) -> dict[str, Any]:
-    """Removes the checkpoints of a run that no rule keeps; never the selected one.
-
-    Args:
-      run: the run directory; training must not be going on in it.
-      keep: newest to keep; None: as the run was told.
-      keep_every: likewise.
-      keep_best: likewise.
-      dry_run: remove nothing.
-
-    Returns:
-      {"removed": [{"step", "bytes"}], "kept": {step: reasons}, "bytes"}.
-
-    Raises:
-      UserError: no such run, a rule there cannot be, a selected.json that cannot be read, best ones
-        that are asked for and not known, or a folder that cannot be removed.
-    """
-    folder = _folder(run)
-    config = _config(folder)
-    keep = config.keep if keep is None else keep
-    keep_every = config.keep_every if keep_every is None else keep_every
-    names = ("--keep", "--keep_every", "--keep_best")
-    asked = config.keep_best if keep_best is None else keep_best
-    checkpoint_retention.check_rules(keep, keep_every, asked, names)
-    kept = _reasons(folder, keep, keep_every, asked)
-    removed = [
-        {"step": step, "bytes": _bytes(folder / str(step))}
-        for step, reasons in kept.items()
-        if not reasons
-    ]
-    for row in removed:
-        if dry_run:
-            continue
-        try:
-            checkpoint_retention.remove(folder / str(row["step"]))
-        except OSError as error:
-            raise errors.UserError(
-                f"the checkpoint of step {row['step']} cannot be removed: {error.strerror}",
-                where=str(error.filename or folder),
-                expected="files that this user may remove",
-            ) from error
-    return {
-        "removed": removed,
-        "kept": {step: reasons for step, reasons in kept.items() if reasons},
-        "bytes": sum(row["bytes"] for row in removed),
-    }
+    return [{"step": int(path.name)} | verified(path) for path in ordered]
 
 
 def copy(run: storage.AnyPath, step: str, to: storage.AnyPath) -> dict[str, Any]:
@@ -165,7 +130,7 @@ def copy(run: storage.AnyPath, step: str, to: storage.AnyPath) -> dict[str, Any]
       UserError: no such checkpoint, the folder exists or cannot be written.
       DamagedCheckpoint: the checkpoint or its copy is not what was saved.
     """
-    folder = _folder(run)
+    folder = folder_of(run)
     if step not in (SELECTED, LATEST):
         if not step.isdecimal():
             raise errors.UserError(
@@ -182,10 +147,19 @@ def copy(run: storage.AnyPath, step: str, to: storage.AnyPath) -> dict[str, Any]
             expected="a whole one",
             fix="name another step: flan-train checkpoint list shows them",
         )
+    number = _step_of(source)
     destination = storage.located(to)
     if destination.exists():
         raise errors.UserError(
             f"{destination} exists already", where="--to", expected="a new folder"
+        )
+    of_a_run = destination.parent.name == FOLDER and destination.name.isdecimal()
+    if of_a_run and destination.name != str(number):
+        raise errors.UserError(
+            f"a run's checkpoint of step {number} cannot be called {destination.name}",
+            where="--to",
+            expected=f"{destination.with_name(str(number))}, or a folder outside of a run",
+            fix="name another folder",
         )
     if isinstance(destination, storage.RemotePath):
         found, size = _copied_to_store(source, destination)
@@ -194,7 +168,7 @@ def copy(run: storage.AnyPath, step: str, to: storage.AnyPath) -> dict[str, Any]
     return {
         "from": str(source),
         "to": str(destination),
-        "step": int(source.name),
+        "step": number,
         "bytes": size,
         "arrays": found["arrays"],
     }
@@ -203,18 +177,26 @@ def copy(run: storage.AnyPath, step: str, to: storage.AnyPath) -> dict[str, Any]
 def _copied(source: storage.Path, destination: pathlib.Path) -> tuple[dict[str, Any], int]:
     """Copies to this machine; returns what verifying the copy showed, and its bytes."""
     errors.check_writable("the folder", destination)
-    copied = destination.with_name(f".{destination.name}.{_COPYING}-{os.getpid()}")
+    copied = unfinished.beside(destination, _COPYING)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(source, storage.RemotePath):
             storage_transfer.download(source, copied)
         else:
+            storage_transfer.check_links(source)
             shutil.copytree(source, copied)
-        found = _verified(copied)
+        found = verified(copied)
         _check_copy(source, found)
-        size = _bytes(copied)
+        size = bytes_of(copied)
         copied.rename(destination)
     except (OSError, shutil.Error) as error:
+        if missing_items(source):
+            raise errors.UserError(
+                "the checkpoint was removed while it was copied",
+                where=str(source),
+                expected="one that stays: a run removes those that it does not keep",
+                fix="copy another: flan-train checkpoint list shows them",
+            ) from error
         raise errors.not_written("the copy", destination, error) from error
     finally:
         shutil.rmtree(copied, ignore_errors=True)
@@ -226,13 +208,22 @@ def _copied_to_store(
 ) -> tuple[dict[str, Any], int]:
     with storage_transfer.fetched(source) as local:
         size = storage_transfer.upload(local, destination)
-    found = _verified(destination)  # fetched anew
+    found = verified(destination)  # fetched anew
     try:
         _check_copy(source, found)
     except checkpoints.DamagedCheckpoint:
         destination.remove()
         raise
     return found, size
+
+
+def _step_of(source: storage.Path) -> int:
+    if source.name.isdecimal():
+        return int(source.name)
+    step = checkpoint_files.read_meta(source)[0].get("step")  # a folder that is called "latest"
+    if type(step) is not int:
+        raise checkpoints.DamagedCheckpoint("its meta holds no step", str(source))
+    return step
 
 
 def _check_copy(source: storage.Path, found: dict[str, Any]) -> None:
@@ -242,7 +233,7 @@ def _check_copy(source: storage.Path, found: dict[str, Any]) -> None:
         )
 
 
-def _folder(run: storage.AnyPath) -> storage.Path:
+def folder_of(run: storage.AnyPath) -> storage.Path:
     path = storage.located(run)
     folder = path if path.name == FOLDER else path / FOLDER
     if not folder.is_dir():
@@ -266,7 +257,7 @@ def _check_step(folder: storage.Path, step: int) -> None:
         )
 
 
-def _config(folder: storage.Path) -> checkpoints.CheckpointConfig:
+def config_of(folder: storage.Path) -> checkpoints.CheckpointConfig:
     """Returns what the run was told to keep: by its newest checkpoint that says so."""
     for step in complete_steps(folder)[::-1]:
         try:
@@ -277,10 +268,16 @@ def _config(folder: storage.Path) -> checkpoints.CheckpointConfig:
     return checkpoints.CheckpointConfig(keep=None)
 
 
-def _reasons(
-    folder: storage.Path, keep: int | None, keep_every: int | None, keep_best: int
+def reasons_of(
+    folder: storage.Path,
+    keep: int | None,
+    keep_every: int | None,
+    keep_best: int,
+    apart: Collection[int] = (),
 ) -> dict[int, list[str]]:
-    steps, run = complete_steps(folder), folder.parent
+    """Returns why each complete checkpoint is kept, those `apart` left out."""
+    run = folder.parent
+    steps = [step for step in complete_steps(folder) if step not in apart]
     selected = read_selected(run)
     best = _best(run, steps)[:keep_best] if keep_best else []
     return checkpoint_retention.reasons(
@@ -317,7 +314,7 @@ def _best(run: storage.Path, steps: Sequence[int]) -> list[int]:
         ) from error
 
 
-def _verified(path: storage.Path) -> dict[str, Any]:
+def verified(path: storage.Path) -> dict[str, Any]:
     """Returns what `verify` does of one, its step apart."""
     row: dict[str, Any] = {"state": WHOLE, "arrays": 0, "bytes": 0, "damaged": [], "what": ""}
     if missing := missing_items(path):
@@ -338,13 +335,13 @@ def _verified(path: storage.Path) -> dict[str, Any]:
             row["state"] = "damaged"
             row["damaged"] += [f"{item}/{name}" for name in error.arrays] or [item]
             row["what"] = "; ".join(filter(None, (row["what"], error.what)))
-        else:
-            if item not in recorded and row["state"] == WHOLE:
-                row["state"] = "no checksums"
+    missing = [name for name in ("meta", "data", "params", "opt_state") if name not in recorded]
+    if missing and row["state"] == WHOLE:
+        return row | {"state": "no checksums", "what": f"none was kept of {', '.join(missing)}"}
     return row
 
 
-def _bytes(path: storage.Path) -> int:
+def bytes_of(path: storage.Path) -> int:
     if isinstance(path, storage.RemotePath):
         return 0  # a listing does not tell
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

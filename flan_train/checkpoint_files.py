@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -17,7 +18,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from flan_train import checkpoint_checksums, checkpoint_remote, errors, storage
+from flan_train import (
+    checkpoint_checksums,
+    checkpoint_failures,
+    checkpoint_remote,
+    checkpoint_room,
+    errors,
+    storage,
+)
 from flan_train.checkpoint_names import FOLDER, JSON_FILE
 
 log = logging.getLogger(__name__)
@@ -26,6 +34,8 @@ CHECKSUMS = "checksums"
 _LISTED = 8  # differing parameters that a message shows
 # What a restored array is written in: reading a part of one reads little else.
 CHUNK_BYTES = 64 * 2**20
+# Each of Orbax's data files holds about so much: an object store takes a file as a whole.
+FILE_BYTES = 256 * 2**20
 # What reading may raise though the files are whole: there is no room for the arrays.
 _NOT_OF_FILES = (MemoryError, jax.errors.JaxRuntimeError)
 _KINDS = {"params": "model", "opt_state": "optimizer"}
@@ -51,7 +61,10 @@ class DamagedCheckpoint(errors.UserError):
 
 
 def with_checksums(
-    meta: Mapping[str, Any], arrays: Mapping[str, Any], data: Any = None
+    meta: Mapping[str, Any],
+    arrays: Mapping[str, Any],
+    data: Any = None,
+    counted: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] | None = None,
 ) -> dict[str, Any]:
     """Returns `meta` with the checksums of what is saved beside it.
 
@@ -59,9 +72,14 @@ def with_checksums(
       meta: what is to be known of the checkpoint.
       arrays: item ("params", "opt_state") -> tree of JAX or numpy arrays.
       data: the position in the data; None where there is none.
+      counted: item -> checksums and what `described` returns, of one that is not whole in memory.
     """
-    found: dict[str, Any] = {name: _checksums(tree) for name, tree in arrays.items()}
-    found["shapes"] = {name: described(tree) for name, tree in arrays.items()}
+    pairs: dict[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
+        name: (_checksums(tree), described(tree)) for name, tree in arrays.items()
+    }
+    pairs |= counted or {}
+    found: dict[str, Any] = {name: sums for name, (sums, _) in pairs.items()}
+    found["shapes"] = {name: shapes for name, (_, shapes) in pairs.items()}
     if data is not None:
         found["data"] = checkpoint_checksums.digest(data)
     sealed = {**meta, CHECKSUMS: found}
@@ -69,13 +87,13 @@ def with_checksums(
     return sealed
 
 
-def save_arguments(tree: Any) -> ocp.args.StandardSave:
+def save_arguments(tree: Any) -> ocp.args.PyTreeSave:
     """Returns how Orbax is to write arrays: in chunks of which others than the writer read a few.
 
     A run on one device would write a layer stack of gigabytes as one chunk.
     """
     how = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
-    return ocp.args.StandardSave(tree, save_args=how)
+    return ocp.args.PyTreeSave(tree, save_args=how, ocdbt_target_data_file_size=FILE_BYTES)
 
 
 def read_meta(path: storage.Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -134,8 +152,10 @@ def read_arrays(path: storage.Path, item: str, abstract: Any, recorded: Mapping[
       DamagedCheckpoint: they cannot be read.
     """
     folder = path / item
+    checkpoint_failures.told_once()
     there = check_same(path, item, abstract, recorded)
     if abstract is None:
+        checkpoint_room.check_memory(size(there), str(folder))
         placed = None
         arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), there)
         restore = ocp.args.PyTreeRestore(restore_args=arguments)
@@ -147,7 +167,7 @@ def read_arrays(path: storage.Path, item: str, abstract: Any, recorded: Mapping[
         arguments = ocp.checkpoint_utils.construct_restore_args(placed)
         restore = ocp.args.PyTreeRestore(item=placed, restore_args=arguments)
     if isinstance(folder, storage.RemotePath):
-        return _remotely(folder, lambda: checkpoint_remote.read(folder, placed))
+        return _read_by_tensorstore(folder, lambda: checkpoint_remote.read(folder, placed))
     reader = ocp.PyTreeCheckpointHandler()
     try:
         return reader.restore(folder, args=restore)
@@ -201,6 +221,9 @@ def check_same(path: storage.Path, item: str, abstract: Any, recorded: Mapping[s
     """
     folder = path / item
     there = _array_metadata(folder)
+    if not isinstance(folder, storage.RemotePath):
+        # What Orbax takes as it is said: chunks that no memory holds would end the process.
+        _read_by_tensorstore(folder, lambda: checkpoint_remote.Arrays(folder).shapes)
     saved = recorded.get("shapes", {}).get(item)
     if saved is not None and saved != described(there):
         raise DamagedCheckpoint("the arrays have other shapes than were saved", str(folder))
@@ -219,7 +242,9 @@ def described(tree: Any) -> dict[str, str]:
 
 def size(tree: Any) -> int:
     """Returns the bytes of all arrays."""
-    return sum(int(leaf.size) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(
+        math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
+    )
 
 
 def _checksums(tree: Any) -> dict[str, str]:
@@ -242,7 +267,7 @@ def _read_json(folder: storage.Path) -> dict[str, Any]:
 def _array_metadata(folder: storage.Path) -> Any:
     """Returns the tree of what has a `shape` and a `dtype` in an item's folder."""
     if isinstance(folder, storage.RemotePath):
-        return _remotely(folder, lambda: checkpoint_remote.described(folder))
+        return _read_by_tensorstore(folder, lambda: checkpoint_remote.described(folder))
     # The handler alone: a Checkpointer around it would look for a commit marker inside the item.
     reader = ocp.PyTreeCheckpointHandler()
     try:
@@ -257,7 +282,7 @@ def _array_metadata(folder: storage.Path) -> Any:
         reader.close()
 
 
-def _remotely(folder: storage.RemotePath, read: Callable[[], Any]) -> Any:
+def _read_by_tensorstore(folder: storage.Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -314,8 +339,12 @@ def _check_same(folder: storage.Path, there: Any, wanted: Any, kind: str) -> Non
 
 
 def _unreadable(path: storage.Path, error: Exception) -> errors.UserError:
-    reason = (str(error).strip().splitlines() or [""])[0][:300]
-    what = f"{path} cannot be read: {type(error).__name__}: {reason}"
+    cause: BaseException = error
+    while cause.__cause__ is not None:  # Orbax tells where, TensorStore what
+        cause = cause.__cause__
+    lines = storage.without_details(str(cause)).strip().splitlines()
+    reason = next((line.strip() for line in lines if line.strip()), type(cause).__name__)[:300]
+    what = f"{path} cannot be read: {reason}"
     if isinstance(error, PermissionError) or "PERMISSION_DENIED" in str(error):
         return errors.UserError(
             what, expected="files that this user may read", fix="ask for the right to read them"

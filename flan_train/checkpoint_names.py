@@ -20,6 +20,7 @@ LATEST = "latest"
 SELECTION_FILE = "selected.json"
 JSON_FILE = "metadata"  # the file Orbax's JSON handler keeps an item in
 _COMMITTED = "_CHECKPOINT_METADATA"  # what Orbax writes last into a step's folder
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax has not finished
 
 
 def find(path: storage.AnyPath) -> storage.Path:

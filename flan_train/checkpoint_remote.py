@@ -7,6 +7,7 @@ arrays, mostly in an OCDBT database, which TensorStore opens wherever they lie.
 from __future__ import annotations
 
 import json
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 import tensorstore as ts
 
-from flan_train import storage
+from flan_train import checkpoint_room, storage
 
 METADATA_FILE = "_METADATA"
 _METADATA_BYTES = 2**26  # a model's is under 100 kB
@@ -41,7 +42,11 @@ class Arrays:
     def __init__(self, folder: storage.Path) -> None:
         self.folder = folder
         described = json.loads(storage.read_limited(folder / METADATA_FILE, _METADATA_BYTES))
-        entries = described["tree_metadata"].values()
+        entries = [
+            entry
+            for entry in described["tree_metadata"].values()
+            if not entry["value_metadata"].get("skip_deserialize")  # nothing, where a tree ends
+        ]
         if len(entries) > _MAX_ARRAYS:
             raise ValueError(f"it names {len(entries):,} arrays")
         paths = [[str(part["key"]) for part in entry["key_metadata"]] for entry in entries]
@@ -60,6 +65,8 @@ class Arrays:
             chunk = tuple(array.chunk_layout.read_chunk.shape or ())
             if any(int(c or 1) > max(s, 1) for c, s in zip(chunk, array.shape, strict=True)):
                 raise ValueError(f"{name} has chunks larger than itself")
+        if isinstance(folder, pathlib.Path):
+            checkpoint_room.check_stored(folder, self._arrays)
         self.shapes = {
             name: jax.ShapeDtypeStruct(array.shape, array.dtype.numpy_dtype)
             for name, array in self._arrays.items()

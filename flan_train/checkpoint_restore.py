@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-from flan_train import checkpoint_files, storage
+from flan_train import agreement, checkpoint_files, storage
 from flan_train.checkpoint_files import DamagedCheckpoint
 
 log = logging.getLogger(__name__)
@@ -32,9 +29,14 @@ def restore(path: storage.Path, abstract_params: Any, abstract_opt_state: Any) -
 
     def described() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         meta, recorded = checkpoint_files.read_meta(path)
+        if not {"params", "opt_state", "data", "meta"} <= recorded.keys():
+            raise DamagedCheckpoint(
+                "the checkpoint has lost its checksums, which a run always saves",
+                str(path / "meta"),
+            )
         return meta, recorded, checkpoint_files.read_data(path, recorded)
 
-    meta, recorded, data = _together(path, described)
+    meta, recorded, data = agreement.together(described, DamagedCheckpoint)
     abstract = {"params": abstract_params, "opt_state": abstract_opt_state}
     arrays = read_items(path, abstract, recorded)
     return Restored(arrays["params"], arrays["opt_state"], data, meta)
@@ -54,12 +56,12 @@ def read_items(
       UserError: they are those of another model or optimizer.
       DamagedCheckpoint: they cannot be read, or are not what was saved.
     """
-    arrays = _together(
-        path,
+    arrays = agreement.together(
         lambda: {
             item: checkpoint_files.read_arrays(path, item, wanted, recorded)
             for item, wanted in abstract.items()
         },
+        DamagedCheckpoint,
     )
     if not all(item in recorded for item in abstract):
         log.warning("%s has no checksums to compare with: it is taken as it is", path)
@@ -67,19 +69,3 @@ def read_items(
         checkpoint_files.compare(path, item, arrays[item], recorded)
         arrays[item] = checkpoint_files.as_asked(arrays[item], wanted)
     return arrays
-
-
-def _together(path: storage.Path, read: Callable[[], Any]) -> Any:
-    """Returns what reading gives; where one process cannot read it, none of them goes on."""
-    if jax.process_count() == 1:
-        return read()
-    from jax.experimental import multihost_utils
-
-    found, failed = None, None
-    try:
-        found = read()
-    except DamagedCheckpoint as error:
-        failed = error
-    if multihost_utils.process_allgather(np.array(failed is None)).all():
-        return found
-    raise failed or DamagedCheckpoint("another process cannot read the checkpoint", str(path))

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 import gin
 
 from flan_train import checkpoint_mirror, errors, storage
+from flan_train.checkpoint_names import UNFINISHED
 
 log = logging.getLogger(__name__)
 
@@ -119,16 +120,37 @@ def remove(path: storage.Path) -> None:
     if isinstance(path, storage.RemotePath):
         path.remove()
         return
-    doomed = path.with_name(path.name + _REMOVING)
-    shutil.rmtree(doomed, ignore_errors=True)
-    path.rename(doomed)
+    doomed = path.with_name(path.name.removesuffix(_REMOVING) + _REMOVING)
+    if path != doomed:
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
     shutil.rmtree(doomed)
 
 
+def leftovers(folder: storage.Path) -> list[storage.Path]:
+    """Returns the folders that a save or a removal which was stopped has left, sorted by name.
+
+    While a run trains, a checkpoint that it is writing or removing is among them. Those that were
+    set aside are not: somebody may want to look at them.
+
+    Args:
+      folder: a run's folder of checkpoints.
+    """
+    found = []
+    for path in folder.iterdir():
+        number, dot, ending = path.name.partition(".")
+        unfinished = f".{ending}".startswith(UNFINISHED) or f".{ending}" == _REMOVING
+        if dot and number.isdecimal() and unfinished:
+            found.append(path)
+    return sorted(found, key=lambda path: path.name)
+
+
 def remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes what a removal that was stopped has left in a run's folder of checkpoints."""
-    for path in folder.glob(f"*{_REMOVING}"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Removes `leftovers`, and says which; no run may be training in that folder."""
+    for path in leftovers(folder):
+        shutil.rmtree(str(path), ignore_errors=True)
+        if not path.exists():
+            log.warning("removed the unfinished checkpoint %s, left by a run that stopped", path)
 
 
 def set_aside(path: pathlib.Path, ending: str) -> pathlib.Path:

@@ -7,32 +7,35 @@ import dataclasses
 import logging
 import os
 import pathlib
-import re
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from flan_train import checkpoint_files, checkpoint_mirror, checkpoint_retention, errors
-from flan_train.checkpoint_names import ITEMS, complete_steps, missing_items, read_selected
+from flan_train import (
+    agreement,
+    checkpoint_failures,
+    checkpoint_files,
+    checkpoint_lock,
+    checkpoint_mirror,
+    checkpoint_retention,
+    errors,
+)
+from flan_train.checkpoint_failures import WRITING
+from flan_train.checkpoint_names import (
+    ITEMS,
+    UNFINISHED,
+    complete_steps,
+    missing_items,
+    read_selected,
+)
 from flan_train.checkpoint_retention import CheckpointConfig
 
 log = logging.getLogger(__name__)
 
-# What saving raises when the disk is full, read-only or gone: TensorStore knows ValueError alone.
-_WRITING = (OSError, ValueError, RuntimeError)
-_UNFINISHED = ".orbax-checkpoint-tmp"
 # What is said of files that are not there; Orbax has more ways to say it.
 _GONE = ("NOT_FOUND", "No such file or directory", "does not exist", "No ArrayMetadata found")
-
-_orbax_log = logging.getLogger("absl")
-
-
-def _without_tracebacks(record: logging.LogRecord) -> bool:
-    # What its threads fail at is raised to us as well, and told in a readable way.
-    return not (record.exc_info and "orbax" in record.pathname)
 
 
 class _Manager(ocp.CheckpointManager):
@@ -55,13 +58,17 @@ class CheckpointWriter:
         self.config = config
         self.protected: Collection[int] = ()  # kept from the next save on
         self._manager: ocp.CheckpointManager | None = None
+        self._lock = checkpoint_lock.Lock(folder)
         # What follows on a save in the background; it tells what went wrong.
         self._after = concurrent.futures.ThreadPoolExecutor(1, "after_save")
         # The step, what follows on its save, the folder it is written to.
         self._saving: tuple[int, concurrent.futures.Future[None], int | None] | None = None
         self._written: set[int] = set()
+        self._copies = (
+            checkpoint_mirror.Mirror(folder.parent, config.copied_to) if config.copied_to else None
+        )
         self._lost: int | None = None  # the last step, if somebody removed what was written of it
-        _orbax_log.addFilter(_without_tracebacks)
+        checkpoint_failures.told_once()
 
     def save(
         self,
@@ -72,8 +79,7 @@ class CheckpointWriter:
         meta: Mapping[str, Any],
     ) -> None:
         """Writes a checkpoint in the background; see `checkpoints.Checkpoints.save`."""
-        self.wait()
-        there = complete_steps(self.folder)
+        there = agreement.of_first(self._waited)
         if step in there:
             return
         # Process 0 removes those that are not kept: what is gone, it alone can tell.
@@ -102,10 +108,10 @@ class CheckpointWriter:
                 ),
                 force=True,
             )
-        except _WRITING as error:
+        except WRITING as error:
             raise self._not_saved(step, error) from error
         after = self._after.submit(self._finish, manager, step, frozenset(self.protected))
-        self._saving = step, after, _opened(self.folder / f"{step}{_UNFINISHED}")
+        self._saving = step, after, _opened(self.folder / f"{step}{UNFINISHED}")
 
     def wait(self) -> None:
         """Returns when all is on disk; see `checkpoints.Checkpoints.wait`."""
@@ -114,7 +120,7 @@ class CheckpointWriter:
         (step, saving, folder), self._saving = self._saving, None
         try:
             saving.result()
-        except _WRITING as error:
+        except WRITING as error:
             if self._was_removed(error, folder):
                 self._lost = step
                 self._forget_manager()
@@ -139,10 +145,21 @@ class CheckpointWriter:
         finally:
             if self._manager is not None:
                 self._forget_manager()
+            self._lock.release()
+
+    def check_free(self) -> None:
+        """Raises UserError while another process writes checkpoints here."""
+        self._lock.check_free()
+
+    def _waited(self) -> list[int]:
+        """Returns the complete steps, once all that was saved is on disk."""
+        self.wait()
+        return complete_steps(self.folder)
 
     def _writer(self) -> ocp.CheckpointManager:
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.take()
         if self._manager is None:
             if jax.process_index() == 0:
                 self._set_torn_aside()
@@ -181,9 +198,9 @@ class CheckpointWriter:
             best=protected,
             selected=selected["step"] if selected else None,
         )
-        if self.config.copied_to is not None:
+        if self._copies is not None:
             whole = [each for each, reasons in kept.items() if reasons]
-            checkpoint_mirror.update(self.folder, self.config.copied_to, whole)
+            self._copies.update(whole, set(kept).difference(whole))
         for old, reasons in kept.items():
             if reasons:
                 continue
@@ -204,7 +221,7 @@ class CheckpointWriter:
             else f"goes on at step {last:,}"
         )
         return errors.UserError(
-            f"the checkpoint of step {step:,} cannot be written: {_reason(error)}",
+            f"the checkpoint of step {step:,} cannot be written: {errors.reason(error)}",
             where=str(self.folder),
             expected="a folder that can be written to, with enough space",
             fix=f"make room or mend the folder, and run the same command again: it {on}",
@@ -223,8 +240,7 @@ class CheckpointWriter:
 
     def _remove_unfinished(self, step: int) -> None:
         if jax.process_index() == 0:
-            for path in self.folder.glob(f"{step}{_UNFINISHED}*"):
-                shutil.rmtree(path, ignore_errors=True)
+            checkpoint_failures.remove_unfinished(self.folder / str(step))
 
     def _forget_manager(self) -> None:
         """Ends Orbax's manager, whose threads would raise again what they have raised."""
@@ -235,7 +251,7 @@ class CheckpointWriter:
             try:
                 manager.close()
                 break
-            except _WRITING:  # each of its parts raises it once more
+            except WRITING:  # each of its parts raises it once more
                 continue
 
     def _set_torn_aside(self) -> None:
@@ -252,15 +268,6 @@ def _opened(folder: pathlib.Path) -> int | None:
         return os.open(folder, os.O_RDONLY)
     except OSError:
         return None
-
-
-def _reason(error: Exception) -> str:
-    """Returns what the operating system said, or else the error's first line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore
-        return os.strerror(int(code[1]))
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _listed(steps: Sequence[int]) -> str:

@@ -19,7 +19,10 @@ import jax
 import orbax.checkpoint as ocp
 
 from flan_train import (
+    agreement,
+    checkpoint_failures,
     checkpoint_files,
+    checkpoint_folder,
     checkpoint_restore,
     checkpoint_retention,
     errors,
@@ -89,6 +92,17 @@ class Checkpoints:
                 )
         return sorted(found)
 
+    def agreed_steps(self) -> list[int]:
+        """Returns what `steps` does in process 0; all processes call this.
+
+        Raises:
+          UserError: another process does not see the same checkpoints, or another run is writing
+            here.
+        """
+        steps: list[int] = agreement.of_first(self._steps_of_a_free_folder)
+        agreement.together(lambda: checkpoint_folder.check_seen(self.folder, steps, self.steps))
+        return steps
+
     def latest_step(self) -> int | None:
         """Returns the newest step with a complete checkpoint, or None."""
         return max(self.steps(), default=None)
@@ -133,16 +147,19 @@ class Checkpoints:
           UserError: no such checkpoint, or one of another model.
           DamagedCheckpoint: it cannot be read, or does not hold what was saved.
         """
-        self.wait()
-        path = self.path(step)
-        if step not in self.steps():
-            raise errors.UserError(
-                f"there is no complete checkpoint of step {step}",
-                where=str(self.folder),
-                expected=f"one of {self.steps()}" if self.steps() else "at least one checkpoint",
-                fix="name a step that exists",
-            )
-        return checkpoint_restore.restore(path, abstract_params, abstract_opt_state)
+
+        def check() -> None:
+            self.wait()
+            if step not in (steps := self.steps()):
+                raise errors.UserError(
+                    f"there is no complete checkpoint of step {step}",
+                    where=str(self.folder),
+                    expected=f"one of {steps}" if steps else "at least one checkpoint",
+                    fix="name a step that exists",
+                )
+
+        agreement.together(check)
+        return checkpoint_restore.restore(self.path(step), abstract_params, abstract_opt_state)
 
     def newest_restorable(
         self, abstract_params: Any, abstract_opt_state: Any, *, strict: bool = False
@@ -155,13 +172,19 @@ class Checkpoints:
         Args:
           abstract_params: shapes and shardings of the parameters.
           abstract_opt_state: those of the optimizer's state.
-          strict: refuse a damaged checkpoint instead of going on from an earlier one.
+          strict: refuse a damaged or torn checkpoint instead of going on from an earlier one.
 
         Raises:
-          UserError: there are checkpoints, but none can be used; the newest is of another model.
-          DamagedCheckpoint: `strict`, and the newest one is damaged.
+          UserError: there are checkpoints, but none can be used; the newest is of another model;
+            the processes do not see the same ones.
+          DamagedCheckpoint: `strict`, and the newest one is damaged or torn.
         """
-        candidates = self.steps()[::-1]
+        candidates = self.agreed_steps()[::-1]
+        if strict:
+            agreement.together(
+                lambda: checkpoint_folder.check_none_torn(self.folder, candidates),
+                DamagedCheckpoint,
+            )
         damaged: list[tuple[int, DamagedCheckpoint]] = []
         for step in candidates:
             try:
@@ -180,38 +203,10 @@ class Checkpoints:
                 continue
             self._set_damaged_aside(damaged, step)
             return Found(step, restored)
-        self.check_some_usable(candidates, damaged)
+        agreement.together(
+            lambda: checkpoint_folder.check_some_usable(self.folder, candidates, damaged)
+        )
         return None
-
-    def check_some_usable(
-        self, steps: Collection[int], damaged: Sequence[tuple[int, DamagedCheckpoint]] = ()
-    ) -> None:
-        """Raises UserError where there are checkpoints, but none that a run could go on from.
-
-        Args:
-          steps: the complete ones.
-          damaged: those of them that are damaged, with what is wrong.
-        """
-        if len(steps) > len(damaged) or not self.folder.is_dir():
-            return
-        lines = [f"\n    {step}: {error.what}" for step, error in damaged]
-        for path in sorted(self.folder.iterdir()):
-            number, _, ending = path.name.partition(".")
-            if not path.is_dir() or not number.isdecimal():
-                continue
-            if not ending and (missing := missing_items(path)):
-                lines.append(f"\n    {path.name}: incomplete (no {', '.join(missing)})")
-            elif ending.split("-")[0] in (checkpoint_retention.DAMAGED, checkpoint_retention.TORN):
-                lines.append(f"\n    {path.name}: set aside before")
-        if lines:
-            raise errors.UserError(
-                f"none of the run's checkpoints can be used{''.join(lines)}",
-                where=str(self.folder),
-                expected="at least one that is whole: a run that has checkpoints never starts anew "
-                "by itself",
-                fix="copy one back, or name another MODEL_DIR; to start anew in this one, delete "
-                "its checkpoints",
-            )
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk and what is not kept is removed.
@@ -227,14 +222,24 @@ class Checkpoints:
         """Waits, and ends the background threads."""
         self._writer.close()
 
+    def _steps_of_a_free_folder(self) -> list[int]:
+        self._writer.check_free()
+        return self.steps()
+
     def _set_damaged_aside(
         self, damaged: Sequence[tuple[int, DamagedCheckpoint]], instead: int
     ) -> None:
-        for step, error in damaged:
-            name = f"{step}.{checkpoint_retention.DAMAGED}"
-            if jax.process_index() == 0:
-                path = self.path(step)
-                name = checkpoint_retention.set_aside(path, checkpoint_retention.DAMAGED).name
+        def rename() -> list[str]:
+            if jax.process_index():
+                return []
+            ending = checkpoint_retention.DAMAGED
+            return [
+                checkpoint_retention.set_aside(self.path(step), ending).name for step, _ in damaged
+            ]
+
+        if not damaged:
+            return
+        for (step, error), name in zip(damaged, agreement.of_first(rename), strict=True):
             log.error(
                 "THE CHECKPOINT OF STEP %s IS DAMAGED: %s. It was set aside as %s; the run goes on "
                 "from the checkpoint of step %s.",
@@ -243,10 +248,6 @@ class Checkpoints:
                 name,
                 f"{instead:,}",
             )
-        if damaged and jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("damaged checkpoints were set aside")
 
 
 def save_params(path: str | pathlib.Path, params: Any, meta: Mapping[str, Any]) -> None:
@@ -267,6 +268,7 @@ def save_params(path: str | pathlib.Path, params: Any, meta: Mapping[str, Any]) 
         )
     errors.check_writable("the folder", path)
     meta = checkpoint_files.with_checksums(meta, {"params": params})
+    checkpoint_failures.told_once()
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler("params", "meta")) as writer:
             writer.save(
@@ -275,7 +277,8 @@ def save_params(path: str | pathlib.Path, params: Any, meta: Mapping[str, Any]) 
                     params=checkpoint_files.save_arguments(params), meta=ocp.args.JsonSave(meta)
                 ),
             )
-    except OSError as error:
+    except checkpoint_failures.WRITING as error:
+        checkpoint_failures.remove_unfinished(path)
         raise errors.not_written("the folder", path, error) from error
 
 

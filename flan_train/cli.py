@@ -7,69 +7,21 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from flan_train import cli_checkpoint, cli_convert, cli_download, cli_inspect
+from flan_train import (
+    cli_checkpoint,
+    cli_convert,
+    cli_download,
+    cli_eval,
+    cli_gin,
+    cli_inspect,
+    cli_plan,
+    cli_train,
+)
 from flan_train.errors import UserError
 
 GIN_PREFIX = "--gin."
 
 # Modules are imported inside the verbs: `--help` and `inspect` must not wait for JAX.
-
-
-def _gin_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--gin_file", action="append", default=[], metavar="PATH", help="a gin file; repeatable"
-    )
-    parser.add_argument(
-        "--gin_search_paths",
-        action="append",
-        default=[],
-        metavar="DIRS",
-        help="comma-separated folders in which gin files are sought first",
-    )
-    parser.add_argument(
-        "--gin.NAME",
-        dest="gin_example",
-        metavar="VALUE",
-        help="set one gin name, over the files; text needs both kinds of quotes: "
-        "--gin.MODEL_DIR=\"'runs/mine'\"",
-    )
-    parser.add_argument("--data_dir", metavar="DIR", help="the data folder (else FLAN_DATA_DIR)")
-    parser.add_argument(
-        "--module",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a Python module of yours that registers tasks and mixtures, added to MODULES; "
-        "repeatable",
-    )
-    parser.add_argument(
-        "--dry_run", action="store_true", help="resolve and print everything, do no work"
-    )
-
-
-def _exclude_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--exclude_contaminated",
-        metavar="PATH",
-        help="leave out of training the examples of this list, which `inspect --contamination "
-        "SUITE --exclude_contaminated PATH` wrote (EXCLUDE in gin)",
-    )
-
-
-def _beam_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--runner",
-        metavar="NAME",
-        help="render through Apache Beam, on as many machines as this runner has: DirectRunner, "
-        "DataflowRunner, FlinkRunner, SparkRunner, ...; any option of Beam's may follow, and after "
-        "a lone -- any that Beam itself does not know",
-    )
-    parser.add_argument(
-        "--staging",
-        metavar="URL",
-        help="where Beam's workers leave what they rendered: a place that they and this machine "
-        "can write to (default: a folder in PREPARED_DIR)",
-    )
 
 
 def _split_gin(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -117,33 +69,28 @@ def _parser() -> argparse.ArgumentParser:
         "train",
         "prepare a mixture, fine-tune, evaluate, select and report",
         "flan-train train --gin_file=t5x_configs/recipes/quickstart.gin",
-        _train,
+        cli_train.run,
     )
-    _gin_arguments(train)
-    _exclude_argument(train)
-    train.add_argument(
-        "--resume",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="go on from MODEL_DIR's newest checkpoint (the default); --no-resume refuses a "
-        "MODEL_DIR that has one",
+    cli_train.add_arguments(train)
+
+    plan = verb(
+        "plan",
+        "compile the update for devices that need not be here; tell memory, work and time",
+        "flan-train plan --gin_file=t5x_configs/recipes/flan_t5_xxl.gin --topology=v4:4x4x4\n"
+        "  flan-train plan --gin_file=t5x_configs/recipes/flan_t5_xl.gin --topology=v5e:8x8 "
+        "--search\n"
+        "  flan-train plan --gin_file=t5x_configs/recipes/quickstart.gin --topology=cpu:8",
+        cli_plan.run,
     )
-    train.add_argument(
-        "--strict",
-        action="store_true",
-        help="refuse to go on when the newest checkpoint is damaged (else it is set aside, and the "
-        "run goes on from the one before)",
-    )
+    cli_plan.add_arguments(plan)
 
     prepare = verb(
         "prepare",
         "render, tokenise and store a mixture, ready to pack and read",
         "flan-train prepare --gin_file=t5x_configs/recipes/quickstart.gin",
-        _prepare,
+        cli_train.run_prepare,
     )
-    _gin_arguments(prepare)
-    _exclude_argument(prepare)
-    _beam_arguments(prepare)
+    cli_train.add_prepare_arguments(prepare)
 
     inspect = verb(
         "inspect",
@@ -160,37 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         "eval",
         "score a checkpoint on suites",
         "flan-train eval --checkpoint=runs/quickstart/checkpoints/1560 --suite=quickstart_held_out",
-        _eval,
+        cli_eval.run,
     )
-    _gin_arguments(evaluate)
-    evaluate.add_argument(
-        "--checkpoint",
-        metavar="DIR",
-        help="RUN_DIR/checkpoints/STEP (or .../selected, .../latest), or converted parameters",
-    )
-    evaluate.add_argument(
-        "--suite",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a mixture or a task; of a mixture of mixtures each is a suite; repeatable",
-    )
-    evaluate.add_argument(
-        "--split",
-        choices=("validation", "test", "all", "published_test"),
-        help="default: validation; held-out suites have all (validation and test together) too, "
-        "and MMLU its published_test where its files are there",
-    )
-    evaluate.add_argument(
-        "--self_consistency",
-        type=int,
-        metavar="K",
-        help="put chain-of-thought tasks to the vote over K sampled outputs a prompt",
-    )
-    evaluate.add_argument(
-        "--examples", type=int, metavar="N", help="evaluate on at most N examples of each task"
-    )
-    evaluate.add_argument("--json", metavar="PATH", help="write all results as one JSON")
+    cli_eval.add_arguments(evaluate)
 
     select = verb(
         "select",
@@ -199,23 +118,9 @@ def _parser() -> argparse.ArgumentParser:
         "  flan-train select runs/mine --metric=normalized_average --dry_run\n"
         "  flan-train select runs/mine "
         '--metric="0.5*heldout_mmlu_direct:accuracy + 0.5*heldout_mgsm_cot:exact_match"',
-        _select,
+        cli_eval.run_select,
     )
-    select.add_argument("model_dir", metavar="RUN_DIR")
-    select.add_argument("--suite", action="append", default=[], metavar="NAME", help="repeatable")
-    select.add_argument(
-        "--metric",
-        help="a metric's name, normalized_average, or a mix: 'w*SUITE:METRIC + ...' "
-        "(default: as the run chose, else exact_match)",
-    )
-    select.add_argument(
-        "--protocol",
-        choices=("apart", "paper"),
-        help="apart: chosen on split validation, reported on split test; paper: both on the whole "
-        "published sets, split all (default: as the run chose, else apart)",
-    )
-    select.add_argument("--json", metavar="PATH", help="write the choice here as well")
-    select.add_argument("--dry_run", action="store_true", help="print the choice, write nothing")
+    cli_eval.add_select_arguments(select)
 
     convert = verb(
         "convert",
@@ -262,115 +167,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _resolved(options: argparse.Namespace, bindings: Sequence[str]):  # type: ignore[no-untyped-def]
-    from flan_train import config
-
-    if not options.gin_file:
-        raise UserError(
-            f"flan-train {options.verb} was given no gin file",
-            where="the command line",
-            expected="--gin_file=PATH",
-            fix="start with --gin_file=t5x_configs/recipes/quickstart.gin",
-        )
-    if options.data_dir:
-        bindings = [*bindings, f"DATA_DIR = {options.data_dir!r}"]
-    if getattr(options, "exclude_contaminated", None):
-        bindings = [*bindings, f"EXCLUDE = {options.exclude_contaminated!r}"]
-    paths = [path for group in options.gin_search_paths for path in group.split(",") if path]
-    resolved = config.resolve(options.gin_file, bindings, paths)
-    if options.module:
-        named = resolved.macro("MODULES") or ()
-        modules = (*([named] if isinstance(named, str) else named), *options.module)
-        bindings = [*bindings, f"MODULES = {tuple(dict.fromkeys(modules))!r}"]
-        resolved = config.resolve(options.gin_file, bindings, paths)
-    return resolved
-
-
-def _train(options: argparse.Namespace, bindings: list[str]) -> int:
-    from flan_train import verbs
-
-    resolved = _resolved(options, bindings)
-    return verbs.train(
-        resolved,
-        dry_run=options.dry_run,
-        resume=options.resume,
-        strict=options.strict,
-        command=options.command,
-    )
-
-
-def _prepare(options: argparse.Namespace, bindings: list[str]) -> int:
-    from flan_train import verbs
-
-    if options.staging and not options.runner:
-        raise UserError(
-            "--staging is given without --runner",
-            where="the command line",
-            expected="--runner=NAME: only Apache Beam's workers leave anything there",
-            fix="add --runner=DirectRunner, or leave --staging out",
-        )
-    return verbs.prepare(
-        _resolved(options, bindings),
-        dry_run=options.dry_run,
-        runner=options.runner,
-        runner_options=options.runner_options,
-        staging=options.staging,
-    )
-
-
-def _eval(options: argparse.Namespace, bindings: list[str]) -> int:
-    from flan_train import verb_eval
-
-    runs = "t5x_configs/runs/eval.gin"
-    if not options.gin_file:
-        options.gin_file = [runs]
-        bindings = [*verb_eval.settings_of_checkpoint(options.checkpoint), *bindings]
-    elif not any(name.endswith("eval.gin") for name in options.gin_file):
-        # A recipe for `train` knows vocabulary and lengths, not what evaluating needs.
-        options.gin_file = [runs, *options.gin_file]
-    for name, value in (
-        ("CHECKPOINT", options.checkpoint),
-        ("EVAL_SUITES", tuple(options.suite)),
-        ("SPLIT", options.split),
-        ("EVAL_SELF_CONSISTENCY", options.self_consistency),
-        ("EVAL_EXAMPLES_PER_TASK", options.examples),
-    ):
-        if value is not None and value != ():
-            bindings = [*bindings, f"{name} = {value!r}"]
-    return verb_eval.evaluate(
-        _resolved(options, bindings), dry_run=options.dry_run, json_path=options.json
-    )
-
-
-def _select(options: argparse.Namespace, bindings: list[str]) -> int:
-    _no_gin(bindings)
-    from flan_train import verbs
-
-    return verbs.select(
-        options.model_dir,
-        suites=tuple(options.suite),
-        metric=options.metric,
-        protocol=options.protocol,
-        json_path=options.json,
-        dry_run=options.dry_run,
-    )
-
-
 def _report(options: argparse.Namespace, bindings: list[str]) -> int:
-    _no_gin(bindings)
+    cli_gin.refuse_bindings(bindings)
     from flan_train import verbs
 
     return verbs.report(options.model_dirs, out=options.out, dry_run=options.dry_run)
-
-
-def _no_gin(bindings: Sequence[str]) -> None:
-    if bindings:
-        raise UserError(
-            "this verb reads no gin settings",
-            where="--gin." + bindings[0],
-            expected="its own flags only",
-            fix="see --help",
-        )
 
 
 def _parsed(words: list[str]) -> argparse.Namespace:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from flan_train import cli_gin
 from flan_train.errors import UserError
 
 # Modules are imported inside the functions: `--help` must not wait for them.
@@ -28,13 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify = action(
         "verify",
         "read every array and compare it with the checksum recorded when it was saved; exit code 2 "
-        "when one differs",
+        "when one differs, is missing or has no checksum",
     )
     verify.add_argument("--step", type=int, metavar="N", help="this one alone")
     prune = action(
         "prune",
-        "remove the checkpoints that no rule keeps, never the selected one; not while the run "
-        "trains",
+        "remove the checkpoints that no rule keeps, never the selected one, and what saves that "
+        "failed have left; not while the run trains",
     )
     told = "(default: as the run was told)"
     prune.add_argument("--keep", type=int, metavar="N", help=f"the N newest {told}")
@@ -54,13 +55,7 @@ def run(options: argparse.Namespace, bindings: Sequence[str]) -> int:
     Raises:
       UserError: as the functions of `checkpoint_care`; damaged checkpoints that `verify` found.
     """
-    if bindings:
-        raise UserError(
-            "this verb reads no gin settings",
-            where="--gin." + bindings[0],
-            expected="its own flags only",
-            fix="see --help",
-        )
+    cli_gin.refuse_bindings(bindings)
     actions = {"list": _list, "verify": _verify, "prune": _prune, "copy": _copy}
     actions[options.action](options)
     return 0
@@ -96,11 +91,11 @@ def _verify(options: argparse.Namespace) -> None:
         if row["arrays"]:
             text += f", {row['arrays']} arrays, {_size(row['bytes'])} read"
         console.print(text + (f": {row['what']}" if row["what"] else ""), markup=False)
-    damaged = [row for row in rows if row["state"] == "damaged"]
-    if damaged:
-        lines = [f"\n    {row['step']}: {', '.join(row['damaged'])}" for row in damaged]
+    bad = [row for row in rows if row["state"] != checkpoint_care.WHOLE]
+    if bad:
+        lines = [f"\n    {row['step']}: {', '.join(row['damaged']) or row['what']}" for row in bad]
         raise UserError(
-            f"{len(damaged)} of {len(rows)} checkpoints are damaged{''.join(lines)}",
+            f"{len(bad)} of {len(rows)} checkpoints are damaged{''.join(lines)}",
             where=str(options.run_dir),
             expected="arrays with the checksums that were recorded when they were saved",
             fix="copy them back from elsewhere; training goes on from the newest one that is whole",
@@ -108,10 +103,10 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _prune(options: argparse.Namespace) -> None:
-    from flan_train import checkpoint_care, verbs
+    from flan_train import checkpoint_prune, verbs
 
     console = verbs.new_console()
-    done = checkpoint_care.prune(
+    done = checkpoint_prune.prune(
         options.run_dir,
         keep=options.keep,
         keep_every=options.keep_every,
@@ -124,6 +119,8 @@ def _prune(options: argparse.Namespace) -> None:
     verb = "would be removed" if options.dry_run else "removed"
     for row in done["removed"]:
         console.print(f"step {row['step']:,} {verb}: {_size(row['bytes'])}", markup=False)
+    for row in done["leftovers"]:
+        console.print(f"{row['folder']}, unfinished, {verb}: {_size(row['bytes'])}", markup=False)
     console.print(
         f"{len(done['removed'])} checkpoints, {done['bytes']:,} bytes {verb}", markup=False
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from flan_train import cli_gin
 from flan_train.errors import UserError
 
 # Flag by flag, the directions that know it.
@@ -73,13 +74,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
     """Converts, and prints a line about it; returns the exit code."""
     from flan_train import verbs
 
-    if bindings:
-        raise UserError(
-            "this verb reads no gin settings",
-            where="--gin." + bindings[0],
-            expected="its own flags only",
-            fix="see --help",
-        )
+    cli_gin.refuse_bindings(bindings)
     given = {name: getattr(options, name) for name in _FLAGS}
     # False and None are what a flag is when it was not given; --step_offset=0 says nothing either.
     flags = {name: value for name, value in given.items() if value}

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from flan_train import cli_gin
 from flan_train.errors import UserError, not_written
 
 if TYPE_CHECKING:
@@ -69,13 +70,7 @@ def run(options: argparse.Namespace, bindings: Sequence[str]) -> int:
     Raises:
       UserError: a flag is wrong, or not everything is in the data folder in the end.
     """
-    if bindings:
-        raise UserError(
-            "this verb reads no gin settings",
-            where="--gin." + bindings[0],
-            expected="its own flags only",
-            fix="see --help",
-        )
+    cli_gin.refuse_bindings(bindings)
     if options.status and options.dry_run:
         raise UserError(
             "--status and --dry_run do not go together",

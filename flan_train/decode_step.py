@@ -33,9 +33,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from flan_train.models.attention import HIDDEN, relative_buckets
+from flan_train.models.buckets import relative_buckets
 from flan_train.models.config import T5Config
-from flan_train.models.layers import Constrain
+from flan_train.models.layers import HIDDEN, Constrain
 
 Params = dict[str, Any]
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flan_train import (
+    attention_choice,
     errors,
     launch,
     mixtures,
@@ -101,6 +102,8 @@ def dry_run(
     errors.check_number("MAX_PASSES", max_passes, above=0, optional=True)
     attempt(lambda: launch.check_settings(model, data, evaluation, selection))
     partitioner = attempt(lambda: launch.make_partitioner(sharding, batch_size, num_microbatches))
+    if partitioner is not None:
+        attempt(lambda: attention_choice.checked(model, data.lengths, partitioner))
     elsewhere = partitioner is None
     if elsewhere:
         partitioner = attempt(lambda: _imagined(sharding))
@@ -154,7 +157,7 @@ def dry_run(
 
 def _imagined(config: sharding.ShardingConfig) -> sharding.Partitioner:
     """A partitioner over the fewest devices that the settings ask for, which are not here."""
-    shape = sharding.mesh_shape(config, max(1, config.num_partitions))
+    shape = sharding.mesh_shape(config, config.num_slices * config.num_partitions)
     return sharding.Partitioner(AbstractMesh(shape, sharding.MESH_AXES), config.preset)
 
 

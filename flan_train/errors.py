@@ -155,6 +155,15 @@ def check_local(name: str, path: object, fix: str = "name a folder of this machi
         )
 
 
+def reason(error: Exception) -> str:
+    """Returns what the operating system said, or else the first line of an error's text."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore
+        return os.strerror(int(code[1]))
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 def not_written(name: str, path: str | os.PathLike[str], error: Exception) -> UserError:
     """Returns the error for a folder that cannot be made or written to.
 
@@ -163,10 +172,8 @@ def not_written(name: str, path: str | os.PathLike[str], error: Exception) -> Us
       path: the folder.
       error: what writing raised.
     """
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    reason = (reason.strip().splitlines() or [type(error).__name__])[0][:300]
     return UserError(
-        f"{name} cannot be written: {reason}",
+        f"{name} cannot be written: {reason(error)}",
         where=str(getattr(error, "filename", None) or path),
         expected="a folder that can be written to, with enough space",
         fix="name another folder",

@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from flan_train import (
+    agreement,
+    checkpoint_folder,
     checkpoint_mirror,
     checkpoints,
     errors,
@@ -33,7 +35,7 @@ from flan_train import (
 from flan_train.models.t5 import T5Config
 
 # Where the checkpoint to resume from and this launch may differ without anything being wrong.
-_FREE_MODEL_FIELDS = ("dropout_rate", "dtype", "scan_layers", "remat_policy")
+_FREE_MODEL_FIELDS = ("dropout_rate", "dtype", "scan_layers", "remat_policy", "attention")
 _FREE_SETTINGS = {
     "optimizer": "OptimizerConfig.{}",
     "loss": "LossConfig.{}",
@@ -120,20 +122,40 @@ def find_start(
 ) -> int | None:
     """Returns the newest step, which is where to resume if it is whole; None to start anew.
 
-    No array is read: `Checkpoints.newest_restorable` tells whether that checkpoint is whole.
+    All processes call this, and get the same step or an error in each of them. No array is
+    read: `Checkpoints.newest_restorable` tells whether that checkpoint is whole.
 
     Raises:
       UserError: TRAIN_STEPS lies behind the checkpoint, a checkpoint is of another model or is
-        missing, there is one and `resume` is False, or there are some and none can be used.
+        missing, there is one and `resume` is False, there are some and none can be used, another
+        run writes them, or not all processes see the same ones.
       DamagedCheckpoint: `strict`, and the newest one is seen to be damaged at first sight.
     """
-    latest = saved.latest_step()
-    checkpoint_mirror.check_nothing_newer(saved.folder, saved.config.copied_to, latest)
+    latest = max(saved.agreed_steps(), default=None)
+    agreement.together(
+        lambda: _check_start(
+            saved, latest, train_steps, initial_checkpoint_path, resume, abstract_params, strict
+        ),
+        checkpoints.DamagedCheckpoint,
+    )
+    return latest
+
+
+def _check_start(
+    saved: checkpoints.Checkpoints,
+    latest: int | None,
+    train_steps: int,
+    initial_checkpoint_path: str | None,
+    resume: bool,
+    abstract_params: Any,
+    strict: bool,
+) -> None:
+    checkpoint_mirror.check_copies(saved.folder, saved.config.copied_to, latest)
     if latest is None:
-        saved.check_some_usable([])
+        checkpoint_folder.check_some_usable(saved.folder, [])
         if initial_checkpoint_path:
             checkpoints.check_params(initial_checkpoint_path, abstract_params)
-        return None
+        return
     if not resume:
         raise errors.UserError(
             f"MODEL_DIR has a checkpoint of step {latest}",
@@ -155,7 +177,6 @@ def find_start(
         if strict:
             raise
         # Else it is dealt with where an earlier one can be taken instead.
-    return latest
 
 
 def rest_of_run(found: checkpoints.Found, train_steps: int, batch_size: int) -> tuple[int, int]:

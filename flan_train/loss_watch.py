@@ -169,7 +169,8 @@ class LossWatch:
         """Returns what `flan-train inspect` needs to show a batch."""
         return {
             "position": dict(position),
-            "prepared": str(self._reader.prepared.path),
+            # It is looked at from anywhere; PREPARED_DIR may be relative.
+            "prepared": str(self._reader.prepared.path.absolute()),
             "examples": self._reader.describe(position),
         }
 
@@ -205,13 +206,16 @@ class LossWatch:
             text = json.dumps({"step": bad, "what": what, **about}, indent=1, ensure_ascii=False)
             scores.write_whole(file, text + "\n")
         where += f"; all of them in {file}, which `flan-train inspect {file}` shows"
-        self._saved.wait()
+        try:
+            self._saved.wait()
+        except errors.UserError as error:  # what is not finite is to be told all the same
+            where += f"; besides, {error.what}"
         good = self._saved.latest_step()
         again = "launching again unchanged fails at the same step"
-        change = (
-            "lower LEARNING_RATE or raise WARMUP_STEPS, look at these examples, or let a guard "
-            "pass over such batches (LOSS_SPIKE_FACTOR)"
-        )
+        change = "lower LEARNING_RATE or raise WARMUP_STEPS, or look at these examples"
+        # The guard judges losses and gradients, not what the optimizer makes of them.
+        if what != progress.UPDATED_PARAMETERS and not self._guard.is_on:
+            change += ", or let a guard pass over such batches (LOSS_SPIKE_FACTOR)"
         raise errors.UserError(
             f"{what} is not finite at step {bad}",
             where=where,

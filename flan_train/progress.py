@@ -25,6 +25,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from flan_train.curves import Curves
 from flan_train.errors import UserError, not_written
 
 LOG = "log.jsonl"
@@ -35,6 +36,9 @@ SECONDS_BETWEEN_LINES = 10.0
 SHOWN_WAIT = 0.01
 _WINDOW_FIELDS = ("steps", "skipped", "seconds", "waited")
 _TOKENS = ("encoder_tokens", "decoder_tokens")
+GOODPUT = "goodput"
+_NO_CURVES = ("step", "time", GOODPUT)
+UPDATED_PARAMETERS = "the norm of the updated parameters"
 # What the loss-spike guard says of one update; adding it up would mean nothing.
 _GUARD_METRICS = ("skipped", "skipped_in_row", "median_loss")
 
@@ -158,7 +162,7 @@ def first_not_finite(metrics: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[
         for name, what in (
             ("loss", "the loss"),
             ("grad_norm", "the gradient"),
-            ("param_norm", "the norm of the updated parameters"),
+            ("param_norm", UPDATED_PARAMETERS),
         ):
             if not math.isfinite(one[name]):
                 return step, what
@@ -239,15 +243,12 @@ class RunLog:
         )
         self._task = self._bar.add_task(self._facts, total=last_step, completed=first_step)
         if writes:
-            # Imported late: it pulls in PyTorch wherever that is installed.
-            import tensorboardX
-
             self._path = model_dir / LOG
             truncate_log(self._path, first_step)
             # Open for the whole run; `__exit__` closes it.
             self._file = self._path.open("a", encoding="utf-8")
-            self._board = tensorboardX.SummaryWriter(
-                str(model_dir / METRICS), purge_step=first_step + 1 if first_step else None
+            self._curves = Curves(
+                model_dir / METRICS, first_step + 1 if first_step else None, self.say
             )
         self._begun, self._first_step = time.monotonic(), first_step
 
@@ -264,13 +265,13 @@ class RunLog:
         self._bar.stop()
         if not self._writes:
             return
-        for opened in (self._file, self._board):
-            try:
-                opened.close()
-            except OSError as failed:
-                # Why the run ends is told before what is lost of the curves.
-                if error is None:
-                    raise not_written("MODEL_DIR", self._path.parent, failed) from failed
+        self._curves.close()
+        try:
+            self._file.close()
+        except OSError as failed:
+            # Why the run ends is told before what is lost of the log.
+            if error is None:
+                raise not_written("MODEL_DIR", self._path.parent, failed) from failed
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -314,9 +315,9 @@ class RunLog:
             self._file.flush()
         except OSError as error:
             raise not_written("MODEL_DIR", self._path, error) from error
-        for name, value in entry.items():
-            if name not in ("step", "time"):
-                self._board.add_scalar(f"train/{name}", value, entry["step"])
+        curves = {f"train/{name}": value for name, value in entry.items() if name not in _NO_CURVES}
+        curves |= {f"{GOODPUT}/{part}": share for part, share in entry.get(GOODPUT, {}).items()}
+        self._curves.add(entry["step"], curves)
         now = time.monotonic()
         last = entry["step"] >= self._last_step
         if self._bar.disable and (last or now - self._last_line >= SECONDS_BETWEEN_LINES):
@@ -333,9 +334,8 @@ class RunLog:
     def write_scores(self, suite: str, step: int, means: Mapping[str, float]) -> None:
         """Adds a suite's mean scores to TensorBoard."""
         if self._writes:
-            for name, value in means.items():
-                self._board.add_scalar(f"eval/{suite}/{name}", value, step)
-            self._board.flush()
+            self._curves.add(step, {f"eval/{suite}/{name}": each for name, each in means.items()})
+            self._curves.flush()
 
 
 def _clock(seconds: float) -> str:

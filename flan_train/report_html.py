@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flan_train import (
     report_examples,
     report_mixture,
+    report_plan,
     report_reference,
     report_scores,
     report_selection,
@@ -21,6 +22,7 @@ from flan_train.run_directory import Run
 def body(run: Run, blocks: Sequence[Block]) -> str:
     """Returns the page's body: headline, scores, the paper's, tasks, training, examples, ..."""
     beside = report_reference.section(run, blocks)
+    planned = report_plan.section(run.path)
     sections = [
         ("scores", "Scores", report_scores.scores(run, blocks)),
         *([("paper", "Beside the paper", beside)] if beside else []),
@@ -29,6 +31,7 @@ def body(run: Run, blocks: Sequence[Block]) -> str:
         ("examples", "Examples", report_examples.section(run, blocks)),
         ("training", "Training", _training(run)),
         ("mixture", "Mixture", report_mixture.section(run.mixture)),
+        *([("plan", "Plan", planned)] if planned else []),
         ("configuration", "Configuration", _configuration(run)),
     ]
     return page_body(

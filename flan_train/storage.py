@@ -266,10 +266,20 @@ def _first_bytes(objects: ts.KvStore, key: str, count: int) -> bytes | None:
     try:
         found = objects.read(key, byte_range=slice(0, count)).result()
     except ValueError as error:
-        if "OUT_OF_RANGE" in str(error) or "INVALID_RANGE" in str(error).upper():
+        if is_out_of_range(error):
             return None
         raise
     return found.value if found.state == "value" else None
+
+
+def is_out_of_range(error: ValueError) -> bool:
+    """Returns whether TensorStore says that an object has fewer bytes than were asked for."""
+    return "OUT_OF_RANGE" in str(error) or "INVALID_RANGE" in str(error).upper()
+
+
+def without_details(text: str) -> str:
+    """Returns what TensorStore says without the parts that are for its own programmers."""
+    return re.sub(r"\s*\[[^\[\]]*='.*", "", text, flags=re.DOTALL)
 
 
 def refused(path: RemotePath, error: Exception) -> UserError | None:
@@ -280,7 +290,7 @@ def refused(path: RemotePath, error: Exception) -> UserError | None:
       error: what TensorStore raised.
     """
     text = str(error)
-    reason = re.sub(r"\s*\[[^\[\]]*='.*", "", text.strip().split("\n")[0])[:300]
+    reason = without_details(text.strip().split("\n")[0])[:300]
     login = (
         "gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS"
         if path.scheme == "gs"

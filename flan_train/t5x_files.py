@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
@@ -38,6 +38,7 @@ _MAX_FILE_BYTES = 4 * 2**30
 _MAX_DEPTH = 16
 _MAX_KEYS = 2**17
 _MAX_NAME = 1024
+_READING = (ValueError, OSError, RuntimeError)  # what TensorStore raises
 _STEP_FOLDER = re.compile(r"checkpoint_(\d{1,18})")
 
 
@@ -115,6 +116,7 @@ class T5XFolder:
             raise self._damaged("it has no training state under the key 'optimizer'")
         self.leaves: dict[str, Leaf] = {}
         self._checked: set[str] = set()
+        self._last: tuple[str, Any] | None = None
         self._add(state, "", 0)
 
     def keys(self, prefix: str) -> dict[str, Leaf]:
@@ -161,18 +163,46 @@ class T5XFolder:
         Raises:
           UserError: its files are missing or damaged, or not what the msgpack file says.
         """
+        return self.started(key, box)()
+
+    def started(self, key: str, box: tuple[slice, ...] = ()) -> Callable[[], np.ndarray]:
+        """Begins what `read` does; returns what waits for it. Both raise as `read` does."""
         leaf = self.leaves[key]
         if isinstance(leaf, InlineArray):
-            return leaf.array[box]
-        self.check(key)
-        spec = {"driver": "zarr", "kvstore": storage.kvstore(leaf.folder)}
+            part = leaf.array[box]
+            return lambda: part
         try:
-            array = ts.open(
-                spec, open=True, read=True, write=False, context=storage.context()
-            ).result()
-            return np.asarray(array[box].read().result() if box else array.read().result())
-        except (ValueError, OSError, RuntimeError) as error:
-            raise damaged_array(leaf, str(error).strip().splitlines()[0][:300]) from error
+            array = self._opened(key, leaf)
+            reading = array[box].read() if box else array.read()
+        except _READING as error:
+            raise _damaged_by(leaf, error) from error
+
+        def finished() -> np.ndarray:
+            try:
+                return np.asarray(reading.result())
+            except _READING as error:
+                raise _damaged_by(leaf, error) from error
+
+        return finished
+
+    def chunk(self, key: str) -> tuple[int, ...]:
+        """Returns the shape of the chunks that an array is stored in; raises as `read` does."""
+        leaf = self.leaves[key]
+        if isinstance(leaf, InlineArray):
+            return leaf.array.shape
+        try:
+            return tuple(self._opened(key, leaf).chunk_layout.read_chunk.shape)
+        except _READING as error:
+            raise _damaged_by(leaf, error) from error
+
+    def _opened(self, key: str, leaf: StoredArray) -> Any:
+        # The parts of an array are asked for one after the other.
+        if self._last is None or self._last[0] != key:
+            self.check(key)
+            spec = {"driver": "zarr", "kvstore": storage.kvstore(leaf.folder)}
+            opening = ts.open(spec, open=True, read=True, write=False, context=storage.context())
+            self._last = key, opening.result()
+        return self._last[1]
 
     def _add(self, node: Mapping[str, Any], prefix: str, depth: int) -> None:
         if depth > _MAX_DEPTH:
@@ -232,6 +262,10 @@ class T5XFolder:
             expected="a checkpoint that T5X wrote, format version 3",
             fix="copy it anew from where it comes from",
         )
+
+
+def _damaged_by(leaf: StoredArray, error: Exception) -> UserError:
+    return damaged_array(leaf, str(error).strip().splitlines()[0][:300])
 
 
 def _unpacked(file: storage.Path) -> dict[str, Any]:

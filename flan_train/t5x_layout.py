@@ -15,8 +15,10 @@ Axis letters: D embed, H heads, K head dim, F mlp, L layers, N buckets.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,9 @@ _SHOWN = 8
 _LAYER = re.compile(r"/layers_(\d{1,4})/")
 
 Shape = tuple[int, ...]
+Box = tuple[slice, ...]
+
+_BOX_BYTES = 16 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +77,53 @@ class Source:
         rest = (self.key_shape[0], *self.key_shape[2:])
         stacked = np.broadcast_to(ours, (layers, *ours.shape)) if self.shared else ours
         return np.ascontiguousarray(np.moveaxis(stacked.reshape(layers, *rest), 0, 1))
+
+    def scanned_boxes(self, chunk: Shape, wanted: Box) -> Iterator[tuple[Box, Box]]:
+        """Yields (part of a scanned array, the same part of ours), which together cover `wanted`.
+
+        Parts are made of whole chunks, so that each chunk is read or written once: chunks mostly
+        have all layers in them. The last axis of two that ours joins is never cut.
+
+        Args:
+          chunk: the chunks that theirs is stored in.
+          wanted: the part of ours that is needed.
+        """
+        groups = [(0, 2), (3,)] if self._joined_first else [(0,), tuple(range(2, len(chunk)))]
+        groups = [group for group in groups if group]
+        inner = {g[0]: math.prod(self.key_shape[axis] for axis in g[1:]) for g in groups}
+        steps = {axis: chunk[axis] for axis in (1, *inner)}
+        count = 4 * math.prod(steps.get(axis, size) for axis, size in enumerate(self.key_shape))
+        steps[0] *= max(1, _BOX_BYTES // max(1, count))
+        ranges = {1: wanted[0]}
+        for axis, part in zip(inner, wanted[1:], strict=True):
+            ranges[axis] = slice(part.start // inner[axis], -(-part.stop // inner[axis]))
+        for cut in itertools.product(*(_cut(ranges[axis], steps[axis]) for axis in ranges)):
+            at = dict(zip(ranges, cut, strict=True))
+            theirs = tuple(at.get(a, slice(0, size)) for a, size in enumerate(self.key_shape))
+            ours = [slice(at[a].start * inner[a], at[a].stop * inner[a]) for a in inner]
+            yield theirs, (at[1], *ours)
+
+    @property
+    def _joined_first(self) -> bool:
+        """Whether ours joins theirs' first axis with the one after the layers: attention's out."""
+        return len(self.key_shape) == 4 and self.shape[1] != self.key_shape[0]
+
+    def box_from_scanned(self, theirs: np.ndarray) -> np.ndarray:
+        """Returns a part of a scanned array that `scanned_boxes` names as ours."""
+        first = np.moveaxis(theirs, 1, 0)
+        rest = first.shape[1:]
+        joined = (rest[0] * rest[1], rest[2]) if self._joined_first else (rest[0], -1)
+        return first.reshape(len(first), *(joined if len(rest) > 1 else rest))
+
+    def box_to_scanned(self, ours: np.ndarray, theirs: Box) -> np.ndarray:
+        """Returns the part of ours that `scanned_boxes` names as theirs."""
+        sizes = [one.stop - one.start for one in theirs]
+        return np.moveaxis(ours.reshape(sizes[1], sizes[0], *sizes[2:]), 0, 1)
+
+
+def _cut(part: slice, step: int) -> list[slice]:
+    starts = range(part.start // step * step, part.stop, step)
+    return [slice(max(at, part.start), min(at + step, part.stop)) for at in starts]
 
 
 def sources(shapes: Mapping[str, Shape], layout: str) -> list[Source]:
@@ -196,7 +248,7 @@ def check_keys(
     wanted: Mapping[str, Shape],
     where: str,
     *,
-    what: str = "parameters",
+    what: str = "parameters of the T5X checkpoint",
     fix: str = "use the model's gin file that the checkpoint was made with",
 ) -> None:
     """Raises UserError unless names and shapes are equal; what differs is listed, on both sides.
@@ -224,7 +276,7 @@ def check_keys(
         *([f"{len(differing) - _SHOWN} more of other shapes"] if len(differing) > _SHOWN else []),
     ]
     raise UserError(
-        f"the {what} of the T5X checkpoint are not those of the model\n    " + "\n    ".join(lines),
+        f"the {what} are not those of the model\n    " + "\n    ".join(lines),
         where=where,
         expected=f"{len(wanted)} arrays of the names and shapes of the model",
         fix=fix,

@@ -6,8 +6,11 @@ fine-tuning does when it restores no optimizer state, and the run counts its ste
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,7 +24,10 @@ from flan_train.t5x_files import T5XFolder
 META_KEY = "t5x"
 TARGET = "target/"
 
-Box = tuple[slice, ...]
+_CHECKS_AT_ONCE = 16
+_IN_FLIGHT_BYTES, _IN_FLIGHT = 256 * 2**20, 32
+
+Box = t5x_layout.Box
 
 
 class T5XParams:
@@ -55,9 +61,9 @@ class T5XParams:
         """
         if abstract_params is not None:
             self._check(t5x_layout.sources(shapes_of(abstract_params), self.layout))
-        for source in self.sources:
-            for key in source.keys:
-                self.folder.check(TARGET + key)
+        keys = [TARGET + key for source in self.sources for key in source.keys]
+        with concurrent.futures.ThreadPoolExecutor(_CHECKS_AT_ONCE) as pool:
+            list(pool.map(self.folder.check, keys))
 
     def _check(self, wanted: list[t5x_layout.Source]) -> None:
         shapes = {key: source.key_shape for source in wanted for key in source.keys}
@@ -71,14 +77,22 @@ class T5XParams:
         return array
 
     def blocks(self, source: t5x_layout.Source) -> Iterator[tuple[Box, np.ndarray]]:
-        """Yields (place on axis 0, float32 numbers) of one of our arrays, a tensor at a time."""
-        for start, piece in self._pieces(source, tuple(slice(0, size) for size in source.shape)):
-            yield (slice(start, start + len(piece)),), piece.astype(np.float32)
+        """Yields (place, float32 numbers) of one of our arrays, a tensor or less at a time."""
+        for place, piece in self._pieces(source, _whole(source)):
+            yield place, piece.astype(np.float32)
+
+    def block_shape(self, source: t5x_layout.Source) -> tuple[int, ...] | None:
+        """Returns the chunks in which an array is best kept that `blocks` gives; None for any."""
+        if not (source.scanned and source.stacked):
+            return None
+        chunk = self.folder.chunk(TARGET + source.keys[0])
+        _, place = next(source.scanned_boxes(chunk, _whole(source)))
+        return (1, *(part.stop - part.start for part in place[1:]))
 
     def placed(self, source: t5x_layout.Source, wanted: Any) -> jax.Array:
         """Returns one of our arrays on the devices that `wanted.sharding` names.
 
-        Of unrolled layers, this process reads no more than the box its devices' parts lie in.
+        This process reads no more than the box that its devices' parts lie in, in whole chunks.
         """
         sharding = getattr(wanted, "sharding", None)
         if sharding is None:
@@ -94,40 +108,65 @@ class T5XParams:
         )
         for part in parts:
             parts[part] = np.empty([stop - start for start, stop in part], wanted.dtype)
-        for start, piece in self._pieces(source, box):
-            # Where the piece begins on each axis, and how far it reaches on the first.
-            begin = [start, *(one.start for one in box[1:])]
+        for place, piece in self._pieces(source, box):
             for part, values in parts.items():
-                first, last = max(part[0][0], start), min(part[0][1], start + len(piece))
-                if first >= last:
+                common = [
+                    (max(one.start, low), min(one.stop, high))
+                    for one, (low, high) in zip(place, part, strict=True)
+                ]
+                if any(low >= high for low, high in common):
                     continue
-                within = tuple(
-                    slice(low - offset, high - offset)
-                    for (low, high), offset in zip(part[1:], begin[1:], strict=True)
+                to = tuple(
+                    slice(a - p[0], b - p[0]) for (a, b), p in zip(common, part, strict=True)
                 )
-                rows = slice(first - part[0][0], last - part[0][0])
-                values[rows] = piece[(slice(first - start, last - start), *within)]
+                of = tuple(
+                    slice(a - one.start, b - one.start)
+                    for (a, b), one in zip(common, place, strict=True)
+                )
+                values[to] = piece[of]
         return jax.make_array_from_callback(
             source.shape, sharding, lambda index: parts[_bounds(index, source.shape)]
         )
 
-    def _pieces(self, source: t5x_layout.Source, box: Box) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields (place on axis 0, array in our layout), a tensor of theirs at a time.
+    def _pieces(self, source: t5x_layout.Source, box: Box) -> Iterator[tuple[Box, np.ndarray]]:
+        """Yields (place, array in our layout), which together cover `box`; several are on the way.
 
-        A piece covers `box` on all axes but the first.
+        Of a scanned array that is a part of it, in whole chunks; else a tensor of theirs.
         """
-        if source.scanned:
-            yield box[0].start, self._scanned(source)[box]
+        waiting: collections.deque[tuple[Box, Callable[[], np.ndarray]]] = collections.deque()
+        on_the_way = 0
+        for place, read in self._started(source, box):
+            waiting.append((place, read))
+            on_the_way += _bytes(place)
+            while on_the_way > _IN_FLIGHT_BYTES or len(waiting) > _IN_FLIGHT:
+                place, read = waiting.popleft()
+                on_the_way -= _bytes(place)
+                yield place, read()
+        while waiting:
+            place, read = waiting.popleft()
+            yield place, read()
+
+    def _started(
+        self, source: t5x_layout.Source, box: Box
+    ) -> Iterator[tuple[Box, Callable[[], np.ndarray]]]:
+        """Begins to read what `_pieces` gives, as far as it is asked for."""
+        key = TARGET + source.keys[0]
+        if source.shared:
+            yield box, lambda: self._table(source)[box]
+        elif source.scanned:
+            for theirs, ours in source.scanned_boxes(self.folder.chunk(key), box):
+                read = self.folder.started(key, theirs)
+                yield ours, _then(read, source.box_from_scanned)
         elif source.stacked:
             for layer in range(box[0].start, box[0].stop):
-                yield layer, self.folder.read(TARGET + source.keys[layer], box[1:])[None]
+                read = self.folder.started(TARGET + source.keys[layer], box[1:])
+                yield (slice(layer, layer + 1), *box[1:]), _then(read, _as_layer)
         else:
-            yield box[0].start, self.folder.read(TARGET + source.keys[0], box)
+            yield box, self.folder.started(key, box)
 
-    def _scanned(self, source: t5x_layout.Source) -> np.ndarray:
+    def _table(self, source: t5x_layout.Source) -> np.ndarray:
         theirs = self.folder.read(TARGET + source.keys[0])
-        if source.shared:
-            check_one_table(theirs, source, str(self.folder.path))
+        check_one_table(theirs, source, str(self.folder.path))
         return source.from_scanned(theirs)
 
     def meta(self) -> dict[str, Any]:
@@ -213,6 +252,24 @@ def unflattened(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _then(
+    read: Callable[[], np.ndarray], change: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[], np.ndarray]:
+    return lambda: change(read())
+
+
+def _as_layer(array: np.ndarray) -> np.ndarray:
+    return array[None]
+
+
+def _whole(source: t5x_layout.Source) -> Box:
+    return tuple(slice(0, size) for size in source.shape)
+
+
+def _bytes(place: Box) -> int:
+    return 4 * math.prod(one.stop - one.start for one in place)
 
 
 def _bounds(index: Box | None, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:

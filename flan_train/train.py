@@ -14,14 +14,20 @@ import jax
 from rich.console import Console
 
 from flan_train import (
+    agreement,
+    attention_choice,
+    checkpoint_mirror,
     checkpoint_names,
     checkpoints,
     errors,
+    goodput,
+    hosts,
     interruption,
     launch,
     progress,
     run_record,
     select,
+    step_trace,
     train_step,
 )
 from flan_train.batches import TrainBatches
@@ -37,7 +43,7 @@ from flan_train.prepare import DataConfig
 from flan_train.select import SelectConfig
 from flan_train.sharding import ShardingConfig
 from flan_train.suites import SPLITS_OF
-from flan_train.train_run import Run, Stopwatch, restored_state
+from flan_train.train_run import Run, restored_state
 
 __all__ = ["TrainResult", "dry_run", "train"]
 
@@ -84,6 +90,8 @@ def train(
     resume: bool = True,
     strict: bool = False,
     guard: GuardConfig = OFF,
+    profile: bool = False,
+    launched: float | None = None,
 ) -> TrainResult:
     """Trains, evaluates and selects; goes on where MODEL_DIR's newest checkpoint is.
 
@@ -110,6 +118,9 @@ def train(
       resume: False refuses a MODEL_DIR that has a checkpoint.
       strict: refuse a damaged newest checkpoint instead of going on from an earlier one.
       guard: what is done about loss spikes.
+      profile: whether some updates are traced (`step_trace`), into MODEL_DIR/profile.
+      launched: when this launch began, on `time.monotonic`'s clock, for the shares of its time
+        that the log tells; None: now.
 
     Raises:
       UserError: a setting, a file or a checkpoint that cannot be used; a loss that is not finite.
@@ -125,13 +136,14 @@ def train(
         initial_checkpoint_path,
         log_period,
     )
-    folder, seconds = pathlib.Path(model_dir), Stopwatch()
+    folder, seconds = pathlib.Path(model_dir), goodput.Stopwatch(launched)
     first_host, console = jax.process_index() == 0, Console()
     stop = interruption.current()
     launch.check_settings(model, data, evaluation, selection)
     errors.check_writable("MODEL_DIR", folder)
     errors.check_number("MAX_PASSES", max_passes, above=0, optional=True)
     partitioner = launch.make_partitioner(sharding, batch_size, num_microbatches)
+    attention = attention_choice.checked(model, data.lengths, partitioner)
     abstract = train_step.abstract_state(model, optimizer, partitioner, guard)
     saved = Checkpoints(folder, checkpoint)
     newest = launch.find_start(
@@ -146,7 +158,8 @@ def train(
     resumed = found.step if found else None
 
     # ---- 2. Data ---------------------------------------------------------------------------------
-    with seconds.of("prepare"), stop.at_once(resumed):
+    first = hosts.first_before_others("prepare")
+    with seconds.of("prepare"), stop.at_once(resumed), first:
         onward = launch.rest_of_run(found, train_steps, batch_size) if found else None
         sequences = batch_size * train_steps
         training_data = launch.prepared_split(data, "train", sequences=sequences, resumed=onward)
@@ -154,14 +167,12 @@ def train(
         suites, reported_suites = (
             launch.prepared_suites(data, evaluation, split) for split in (chosen_by, reported)
         )
-        part, parts = partitioner.host_part(batch_size)
         reader = TrainBatches(
             training_data,
             batch_size=batch_size,
             lengths=data.feature_lengths,
             seed=seed,
-            host_index=part,
-            host_count=parts,
+            rows=partitioner.host_rows(batch_size),
         )
         plan = reader.stream.plan(0)
         summary = run_record.mixture_summary(training_data, plan, data.lengths, sequences)
@@ -210,12 +221,15 @@ def train(
             )
             shapes = train_step.abstract_batch(batch_size, data.feature_lengths, partitioner)
             update = step.lower(abstract, shapes).compile()
+            hosts.wait_for_all("compile")
     stop.stop(resumed)
 
     # ---- 4. The run directory: nothing was written before ----------------------------------------
     try:
         if first_host:
             folder.mkdir(parents=True, exist_ok=True)
+            if resumed is not None:
+                checkpoint_mirror.bring_results(folder, checkpoint.copied_to)
             run_record.write_config(folder, settings | {"train_steps": train_steps})
             run_record.write_mixture(folder, summary)
         log = progress.RunLog(
@@ -242,8 +256,12 @@ def train(
         stop,
     )
 
-    with log, contextlib.closing(saved), contextlib.closing(reader):
+    trace = step_trace.StepTrace(
+        folder / step_trace.FOLDER if profile else None, start, train_steps
+    )
+    with log, contextlib.closing(saved), contextlib.closing(reader), trace:
         log.say(f"{t5.count_params(model):,} parameters on {partitioner.describe()}")
+        log.say(f"attention: {attention}")
         for line in run_record.describe_data(summary):
             log.say(line)
         for suite, examples in suites.items():
@@ -277,7 +295,10 @@ def train(
             rows = next(reader)
             waited += time.monotonic() - asked
             batch = train_step.put_batch(rows, partitioner, batch_size)
-            state, metrics = update(state, batch)
+            with trace.step(number, state):
+                state, metrics = update(state, batch)
+            if said := trace.ended(number, metrics):
+                log.say(said)
             pending.append(Pending(number, position, metrics))
             in_flight.append(metrics["loss"])
             if len(in_flight) > STEPS_IN_FLIGHT:
@@ -304,13 +325,14 @@ def train(
                 clock, waited = time.monotonic(), 0.0
                 continue
             elapsed = time.monotonic() - clock
-            seconds.add("train", elapsed)
+            seconds.add("train", elapsed - waited)
+            seconds.add("input", waited)
             window.seconds += elapsed
             window.waited += waited
             for one in fetched:
                 window.add(one)
             if logged and window.applied:
-                entry = window.entry(number)
+                entry = window.entry(number) | {"goodput": seconds.shares()}
                 log.write(entry)
                 final_loss = entry["loss"]
                 window = progress.Window(slots)
@@ -336,8 +358,7 @@ def train(
         selected = None
         if suites:
             params, chosen = state.params, train_steps
-            if first_host:
-                selected = run.choose()
+            selected = agreement.together(run.choose if first_host else lambda: None)
             chosen = run.agreed(selected["step"] if selected else 0)
             if chosen != train_steps:
                 del state, params
@@ -347,5 +368,6 @@ def train(
                 selected = select.with_reported(folder, selected)
 
         # ---- 8. Summary --------------------------------------------------------------------------
+        log.say(seconds.goodput())
         log.say(f"done: step {train_steps:,}; {seconds.text()}; everything is in {folder}")
     return TrainResult(train_steps, final_loss, selected, dict(seconds.parts))

@@ -1,12 +1,11 @@
-"""What the main loop leans on: saving and scoring a checkpoint, going back, adding up the time."""
+"""What the main loop leans on: saving and scoring a checkpoint, going back."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import pathlib
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from flan_train import (
 )
 from flan_train.batches import TrainBatches
 from flan_train.evaluate import EvalConfig
+from flan_train.goodput import Stopwatch
 from flan_train.loss_guard import GuardConfig
 from flan_train.loss_watch import LossWatch, Rewind
 from flan_train.models import t5
@@ -74,6 +74,7 @@ class Run:
         """
         with self.seconds.of("save"):
             self.saved.wait()
+        self.log.say(self.seconds.goodput())
         self.stop.stop(self.saved.latest_step())
 
     def rewound(
@@ -146,6 +147,7 @@ class Run:
         with self.seconds.of("save"):
             self.saved.wait()
         self.protect_best()
+        self.log.say(self.seconds.goodput())
 
     def score_chosen(self, params: Any, step: int, reported: Mapping[str, PreparedDataset]) -> None:
         """Evaluates the chosen checkpoint on what is reported; with votes too where these are on.
@@ -215,27 +217,3 @@ def restored_state(
         found.restored.opt_state,
         train_step.put_guard(remembered, partitioner),
     )
-
-
-class Stopwatch:
-    """Adds up wall-clock time by part."""
-
-    def __init__(self) -> None:
-        self.parts: dict[str, float] = {}
-
-    def add(self, name: str, seconds: float) -> None:
-        """Adds seconds to a part."""
-        self.parts[name] = self.parts.get(name, 0.0) + seconds
-
-    @contextlib.contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """Adds the time that the context takes to a part."""
-        begun = time.monotonic()
-        try:
-            yield
-        finally:
-            self.add(name, time.monotonic() - begun)
-
-    def text(self) -> str:
-        """Returns every part in seconds, in words."""
-        return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.parts.items())

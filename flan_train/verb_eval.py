@@ -8,7 +8,7 @@ from typing import Any
 
 import gin
 
-from flan_train import evaluate_tables, launch, mixtures, storage, suites, verbs
+from flan_train import evaluate_tables, hosts, launch, mixtures, storage, suites, verbs
 from flan_train.config import ResolvedConfig
 from flan_train.errors import UserError, check_text
 from flan_train.evaluate import EvalConfig, takes_votes
@@ -92,7 +92,8 @@ def evaluate_checkpoint(
         suites.check_splits(evaluation.suites, [split], "--split, or SPLIT")
     partitioner = meshes.Partitioner(meshes.make_mesh(sharding), sharding.preset)
     # All suites before the first is evaluated: a file that is missing is told at once.
-    prepared = launch.prepared_suites(data, evaluation, split)
+    with hosts.first_before_others("prepare"):
+        prepared = launch.prepared_suites(data, evaluation, split)
     _check_votes(prepared, evaluation)
     abstract = t5.abstract_params(model)
     shardings = partitioner.param_shardings(t5.param_axes(model), abstract)
@@ -210,6 +211,8 @@ def evaluate(resolved: ResolvedConfig, *, dry_run: bool, json_path: str | None) 
         console.print(resolved.text(EVALUATE), end="", markup=False)
         return 0
     results = evaluate_checkpoint(**arguments)
+    if not hosts.is_first():
+        return 0
     # In a file or a pipe there is no width to fit into.
     if not console.is_terminal:
         console.width = max(console.width, WIDTH)

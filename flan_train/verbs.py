@@ -12,7 +12,7 @@ from typing import Any
 import gin
 from rich.console import Console
 
-from flan_train import launch, run_record
+from flan_train import hosts, launch, run_record
 from flan_train.config import ResolvedConfig
 from flan_train.errors import UserError
 from flan_train.prepare import DataConfig
@@ -34,32 +34,42 @@ def train(
     dry_run: bool,
     resume: bool,
     strict: bool = False,
+    profile: bool = False,
     command: str = "flan-train train ...",
 ) -> int:
     """Runs the main job of a resolved configuration, or prints what it would do.
 
     SIGTERM and the keyboard stop it in order; then `command` is named as what goes on.
     """
-    from flan_train import interruption, report
+    import jax
+
+    from flan_train import goodput, host_memory, interruption, report
     from flan_train import train as training
 
     console = new_console()
     arguments = resolved.arguments(TRAIN)
     arguments |= {"resume": resume, "strict": strict}
+    # Of this launch, not of the configuration, which fills in their defaults.
+    for name in ("profile", "launched"):
+        arguments.pop(name, None)
     if dry_run:
         console.print("[bold]Resolved configuration[/]")
         console.print(resolved.text(TRAIN), end="", markup=False)
         training.dry_run(**arguments, console=console)
         return 0
     model_dir = arguments["model_dir"]
+    if jax.default_backend() == "cpu":
+        host_memory.keep_freed()
     try:
         with interruption.handled():
-            training.train(**arguments)
+            training.train(**arguments, profile=profile, launched=goodput.process_began())
     except interruption.Interruption as stopped:
         if stopped.is_told:
             for line in stopped.advice(model_dir, command):
                 console.print(line, markup=False)
         return stopped.exit_code
+    if not hosts.is_first():
+        return 0
     page = report.write_report(model_dir)
     report.summary(model_dir, console)
     _next_steps(pathlib.Path(model_dir), page, console)
@@ -217,7 +227,7 @@ def select(
 def convert(direction: str, source: str, destination: str, *, dry_run: bool, **flags: Any) -> int:
     """Exchanges a checkpoint with Hugging Face or T5X; `flags` are those of the direction."""
     from flan_train import checkpoint_names, storage, storage_transfer
-    from flan_train.convert import hf, t5x
+    from flan_train.convert import hf, hf_files, t5x
 
     actions: dict[str, Callable[..., str]] = {
         "hf-to-flan": hf.hf_to_flan,
@@ -232,7 +242,10 @@ def convert(direction: str, source: str, destination: str, *, dry_run: bool, **f
             source = str(there)
             if direction != "t5x-to-flan":
                 source = str(stack.enter_context(storage_transfer.fetched(there)))
-        made = stack.enter_context(storage_transfer.delivered(destination))
+        within = direction == "flan-to-t5x" and not t5x.is_step_folder(destination)
+        made = stack.enter_context(storage_transfer.delivered(destination, within=within))
+        if direction == "flan-to-hf" and storage.is_remote(destination):
+            flags.setdefault("shard_gb", hf_files.STORE_SHARD_GB)
         summary = actions[direction](source, made, dry_run=dry_run, **flags)
         summary = summary.replace(str(made), str(destination))
     new_console().print(summary, markup=False)

@@ -1,6 +1,7 @@
 """One of several processes that train together on this machine's processor; tests start it.
 
-python -m tests.distributed_run ADDRESS PROCESSES INDEX MODEL_DIR PREPARED_DIR STEPS PROGRAMS
+python -m tests.distributed_run ADDRESS PROCESSES INDEX MODEL_DIR PREPARED_DIR STEPS PROGRAMS \
+    [LOG_PERIOD]
 """
 
 from __future__ import annotations
@@ -8,21 +9,26 @@ from __future__ import annotations
 import pathlib
 import sys
 
-import jax
-
-from flan_train import interruption, train
+from flan_train import hosts, interruption, train
 from tests import small_run
 
 
 def main(
-    address: str, count: str, index: str, model_dir: str, prepared: str, steps: str, programs: str
+    address: str,
+    count: str,
+    index: str,
+    model_dir: str,
+    prepared: str,
+    steps: str,
+    programs: str,
+    log_period: str = "5",
 ) -> int:
     """Trains until it is finished or stopped; returns the exit code that the verb would."""
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(address, int(count), int(index))
     settings = small_run.settings(pathlib.Path(prepared))
-    settings |= {"train_steps": int(steps), "log_period": 5}
-    with small_run.compiled_once(pathlib.Path(programs) / index):
+    settings |= {"train_steps": int(steps), "log_period": int(log_period)}
+    place = hosts.find(address, int(count), int(index))
+    programs_of_one = small_run.compiled_once(pathlib.Path(programs) / index)
+    with hosts.joined(place, repr(settings), start_timeout=240), programs_of_one:
         try:
             with interruption.handled():
                 train.train(model_dir, **settings)

@@ -63,14 +63,12 @@ class Steps:
         )
         data = settings["data"]
         store = launch.prepared_split(data, "train", sequences=BATCH * (STEPS + 1))
-        part, parts = self.partitioner.host_part(BATCH)
         self.reader = TrainBatches(
             store,
             batch_size=BATCH,
             lengths=data.feature_lengths,
             seed=5,
-            host_index=part,
-            host_count=parts,
+            rows=self.partitioner.host_rows(BATCH),
             threads=0,
         )
 

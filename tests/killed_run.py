@@ -25,7 +25,7 @@ from flan_train import checkpoints
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 TASK = "quickstart_parity_direct"
-CLOCK = ("time", "useful_tokens_per_second", "step_seconds", "input_wait")
+CLOCK = ("time", "useful_tokens_per_second", "step_seconds", "input_wait", "goodput")
 SETTINGS = """
 include "t5x_configs/models/t5_1_1.gin"
 include "t5x_configs/runs/finetune.gin"
@@ -58,6 +58,8 @@ t5.T5Config:
 # What the command says when it begins to train, and when it is through.
 TRAINS, CHOOSES = "parameters on", "chosen: "
 PHASES = ("starting", "prepare", "step", "save", "evaluation", "ending")
+# A kill in each of these is what the test is about.
+REQUIRED = ("prepare", "step", "save", "evaluation")
 UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 SECONDS = 600.0  # a launch that takes longer hangs
 
@@ -251,6 +253,10 @@ class Tally:
     launches: int = 0
     further: int = 0
 
+    def missing(self) -> list[str]:
+        """The phases of REQUIRED that have had no kill yet."""
+        return [phase for phase in REQUIRED if not self.phases[phase]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Typical:
@@ -286,13 +292,16 @@ def kill_at_random(
       typical: how long things take.
       kills: the most that this run gets.
       tally: is added to.
-      aims: what a kill may wait for; "any" is any moment of the whole launch.
+      aims: what a kill may wait for; "any" is any moment of the whole launch. What has had no
+        kill yet goes first.
     """
     tally.runs += 1
     for _ in range(kills):
-        before, aim = job.newest(), draw.choice(aims)
-        if before and aim == "prepare":
-            aim = "any"  # nothing is left to prepare
+        before = job.newest()
+        # With a checkpoint nothing is left to prepare.
+        possible = [aim for aim in aims if not (before and aim == "prepare")]
+        first = [aim for aim in tally.missing() if aim in possible]
+        aim = first[0] if first else draw.choice(possible)
         launch = job.start()
         tally.launches += 1
         if not _wait(launch, aim, draw, typical, before):
@@ -374,7 +383,7 @@ def differing_bits(one: Mapping[str, bytes], two: Mapping[str, bytes]) -> dict[s
 
 def leftovers(*roots: pathlib.Path) -> list[str]:
     """Returns the unfinished files and folders that are left in the folders of a finished run."""
-    kinds = (".*", "*.partial", "*.removing", "*.writing", "*tmp*", "*.torn", "*.damaged")
+    kinds = (".*", "*.partial", "*.removing", "*.lock", "*tmp*", "*.torn", "*.damaged", "*.writing")
     return sorted(str(path) for root in roots for kind in kinds for path in root.rglob(kind))
 
 

@@ -4,6 +4,7 @@ import itertools
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
         return prepare(config, progress=False)
 
 
-def batches(made: PreparedDataset, **changes: int) -> TrainBatches:
+def batches(made: PreparedDataset, **changes: Any) -> TrainBatches:
     return TrainBatches(made, **{"batch_size": 4, "lengths": LENGTHS, "seed": 3, **changes})
 
 
@@ -140,25 +141,28 @@ def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
     max_examples=12,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(st.integers(0, 9), st.sampled_from([1, 2, 3, 4, 6]), st.integers(0, 30))
+@given(
+    st.integers(0, 9),
+    st.lists(st.integers(0, 3), min_size=12, max_size=12),
+    st.integers(0, 30),
+)
 def test_hosts_and_resumes_see_the_same_global_batches(
-    made: PreparedDataset, seed: int, hosts: int, stop: int
+    made: PreparedDataset, seed: int, owners: list[int], stop: int
 ) -> None:
+    """Each row belongs to one of up to four hosts, neighbours or not."""
+    rows = [np.flatnonzero(np.array(owners) == host) for host in sorted(set(owners))]
     whole = batches(made, batch_size=12, seed=seed, threads=0)
     for _ in range(stop):
         next(whole)
     state = whole.state()
-    parts = [
-        batches(made, batch_size=12, seed=seed, host_index=h, host_count=hosts, threads=0)
-        for h in range(hosts)
-    ]
+    parts = [batches(made, batch_size=12, seed=seed, rows=mine, threads=0) for mine in rows]
     for part in parts:
         part.restore(state)
     for _ in range(3):
         wanted = next(whole)
         got = [next(part) for part in parts]
-        joined = {name: np.concatenate([batch[name] for batch in got]) for name in FEATURES}
-        assert same(joined, wanted)
+        for batch, mine in zip(got, rows, strict=True):
+            assert same(batch, {name: wanted[name][mine] for name in FEATURES})
         assert {tuple(part.state().items()) for part in parts} == {tuple(whole.state().items())}
 
 
@@ -205,11 +209,38 @@ def test_describe_names_the_examples_of_a_batch(made: PreparedDataset) -> None:
         assert made.tokens(int(entry["example"]))[0].tolist() == inputs
 
 
-def test_hosts_must_divide_the_batch(made: PreparedDataset) -> None:
-    with pytest.raises(UserError, match=r"5 hosts cannot share(.|\n)*1, 2, 3, 4, 6, 12"):
-        batches(made, batch_size=12, host_count=5)
-    with pytest.raises(UserError, match="host 2 of 2"):
-        batches(made, host_index=2, host_count=2)
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_a_host_reads_the_tokens_of_its_own_rows_alone(
+    made: PreparedDataset, hosts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, counted = PreparedDataset.read, []
+
+    def read(store: PreparedDataset, examples: np.ndarray) -> object:
+        counted.append(len(examples))
+        return real(store, examples)
+
+    monkeypatch.setattr(PreparedDataset, "read", read)
+    in_all = 0
+    for mine in np.array_split(np.arange(12), hosts):
+        counted.clear()
+        batch = next(batches(made, batch_size=12, rows=mine, threads=0))
+        assert batch["encoder_input_tokens"].shape[0] == 12 // hosts
+        assert counted == [int(batch["encoder_segment_ids"].max(axis=1).sum())]
+        in_all += counted[0]
+    counted.clear()
+    next(batches(made, batch_size=12, threads=0))
+    assert counted == [in_all]
+
+
+@pytest.mark.parametrize("rows", [[3, 4], [-1, 0], [1, 0], [2, 2]])
+def test_rows_that_a_batch_does_not_have_are_refused(
+    made: PreparedDataset, rows: list[int]
+) -> None:
+    with pytest.raises(ValueError, match="rows of a batch of 4"):
+        batches(made, rows=rows)
+
+
+def test_a_batch_holds_something(made: PreparedDataset) -> None:
     with pytest.raises(UserError, match="at least 1"):
         batches(made, batch_size=0)
 

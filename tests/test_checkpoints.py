@@ -224,7 +224,8 @@ def test_a_torn_checkpoint_is_not_seen_and_its_step_can_be_saved_again(
         shutil.rmtree(path)
     else:
         path.unlink()
-    (saved / "checkpoints" / "11.orbax-checkpoint-tmp-3").mkdir()
+    left = saved / "checkpoints" / "11.orbax-checkpoint-tmp-3"
+    left.mkdir()
     run = checkpoints.Checkpoints(saved, checkpoints.CheckpointConfig())
     with caplog.at_level(logging.WARNING):
         assert run.latest_step() == 7
@@ -236,10 +237,13 @@ def test_a_torn_checkpoint_is_not_seen_and_its_step_can_be_saved_again(
     assert broken.is_dir()  # looking changes nothing
     with pytest.raises(errors.UserError, match="no complete checkpoint of step 9"):
         run.restore(9, *placed("data_parallel", 1, 1))
-    run.save(9, values(9), state_of(values(9)), {}, META)
+    assert left.is_dir()
+    with caplog.at_level(logging.WARNING):
+        run.save(9, values(9), state_of(values(9)), {}, META)
     run.close()
+    assert f"removed the unfinished checkpoint {left}" in caplog.text
     assert run.steps() == [7, 9]
-    assert (saved / "checkpoints" / "9.torn").is_dir()
+    assert {path.name for path in left.parent.iterdir()} == {"7", "9", "9.torn"}
 
 
 def test_no_checkpoint_at_all(tmp_path: pathlib.Path) -> None:

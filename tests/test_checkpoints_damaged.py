@@ -186,7 +186,7 @@ def test_what_is_known_of_a_checkpoint_is_sealed(damaged: pathlib.Path, key: str
         checkpoints.read_meta(damaged / "checkpoints" / "6")
 
 
-def test_an_older_checkpoint_without_checksums(
+def test_a_checkpoint_that_has_lost_its_checksums(
     damaged: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = damaged / "checkpoints" / "6" / "meta" / "metadata"
@@ -196,12 +196,32 @@ def test_an_older_checkpoint_without_checksums(
     assert meta["checksums"]["shapes"]["opt_state"]["rows"] == "float32[40]"
     del meta["checksums"]
     file.write_text(json.dumps(meta))
+    # Parameters that are asked for by name may come from elsewhere, without any.
     with caplog.at_level(logging.WARNING):
-        found = checkpoints_of(damaged).newest_restorable(*ABSTRACT)
-    assert found
-    assert_same(found)
+        checkpoints.load_params(damaged / "checkpoints" / "6")
     assert "has no checksums to compare with" in caplog.text
     assert checkpoints.read_checksums(damaged / "checkpoints" / "6") == {}
+    found = checkpoints_of(damaged).newest_restorable(*ABSTRACT)
+    assert found
+    assert found.step == 3
+    assert "has lost its checksums" in caplog.text
+    assert (damaged / "checkpoints" / "6.damaged").is_dir()
+
+
+def test_strict_refuses_a_torn_newest_checkpoint(damaged: pathlib.Path) -> None:
+    (damaged / "checkpoints" / "6" / "_CHECKPOINT_METADATA").unlink()
+    before = sorted(path.name for path in (damaged / "checkpoints").iterdir())
+    with pytest.raises(DamagedCheckpoint) as told:
+        checkpoints_of(damaged).newest_restorable(*ABSTRACT, strict=True)
+    assert "step 6 is incomplete (no _CHECKPOINT_METADATA), and --strict" in told.value.what
+    assert sorted(path.name for path in (damaged / "checkpoints").iterdir()) == before
+    found = checkpoints_of(damaged).newest_restorable(*ABSTRACT)
+    assert found
+    assert found.step == 3
+    # An older one that is torn is nothing that the run would go on without.
+    (damaged / "checkpoints" / "2").mkdir()
+    shutil.rmtree(damaged / "checkpoints" / "6")
+    assert checkpoints_of(damaged).newest_restorable(*ABSTRACT, strict=True)
 
 
 def test_other_types_are_compared_before_they_are_converted(damaged: pathlib.Path) -> None:

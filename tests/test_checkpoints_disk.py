@@ -18,6 +18,7 @@ import pytest
 
 from flan_train import errors
 from flan_train.checkpoints import CheckpointConfig, Checkpoints
+from tests import test_full_disk
 
 META = {"model": {"embed_dim": 16}}
 
@@ -141,6 +142,45 @@ def test_a_full_disk(tmp_path: pathlib.Path, repository: pathlib.Path) -> None:
         assert "File too large" in what
         assert where == str(tmp_path / "checkpoints")
         assert "run the same command again: it goes on at step 1" in fix
+
+
+# The disk has room for so many KiB; of what the second save writes, much is under way when the$
+# first write fails.
+FULL_TMPFS = """
+import json, pathlib, subprocess, sys
+from flan_train import errors
+from flan_train.checkpoints import CheckpointConfig, Checkpoints
+from tests.test_checkpoints_disk import META, params, state
+
+disk, sizes = map(json.loads, sys.argv[1:])
+arrays = {str(number): params(number) for number in range(300)}
+said = []
+for size in sizes:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", disk], check=True)
+    run = Checkpoints(disk, CheckpointConfig())
+    run.save(1, params(1), state(1), {"epoch": 1}, META)
+    run.wait()
+    try:
+        run.save(2, arrays, state(2), {"epoch": 2}, META)
+        run.wait()
+    except errors.UserError as error:
+        said.append([error.what, [path.name for path in run.folder.iterdir()]])
+    run.close()
+    subprocess.run(["umount", "--lazy", disk], check=True)
+print(json.dumps(said))
+"""
+
+
+def test_a_full_disk_with_much_under_way(tmp_path: pathlib.Path, repository: pathlib.Path) -> None:
+    if not test_full_disk.may_mount():
+        pytest.skip("this user may not mount a tmpfs in a namespace of its own")
+    sizes = [3_000, 8_000, 13_000]
+    # No traceback of a thread's is on the terminal beside the message.
+    said = test_full_disk.run_child(
+        repository, ["unshare", "--mount"], FULL_TMPFS, str(tmp_path), sizes
+    )
+    what = "the checkpoint of step 2 cannot be written: No space left on device"
+    assert said == [[what, ["1"]]] * len(sizes)
 
 
 FORBIDDEN = """

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import shutil
+import threading
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flan_train import checkpoints
+from flan_train import checkpoint_care, checkpoints
 from flan_train.checkpoints import CheckpointConfig, Checkpoints
 from flan_train.cli import main
 from tests import synthetic_run
@@ -92,7 +94,7 @@ def test_list(run: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {name: row["state"] for name, row in rows.items() if name not in kept} == {
         "11": "torn",
         "12.damaged": "damaged",
-        "13.orbax-checkpoint-tmp": "writing",
+        "13.orbax-checkpoint-tmp": "unfinished",
     }
     assert rows["11"]["missing"] == ["opt_state"]
     folder = run / "checkpoints" / "4"
@@ -126,18 +128,21 @@ def test_verify(run: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[8]["damaged"] == ["opt_state"]
     assert rows[9]["state"] == "torn"
     assert rows[6]["state"] == "whole"
-    assert "2 of 5 checkpoints are damaged" in told.err
+    assert "3 of 5 checkpoints are damaged" in told.err
     assert "4: params/kernel" in told.err
+    assert "9: no _CHECKPOINT_METADATA" in told.err
     assert "step 9: torn: no _CHECKPOINT_METADATA" in told.out
     assert "step 6: whole, 3 arrays" in told.out
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == before
     assert [row["step"] for row in facts(run, "verify", "--step=6")] == [6]
-    # An older one has nothing to compare with.
+    assert facts(run, "verify", "--step=9", code=2)[0]["state"] == "torn"
     file = run / "checkpoints" / "6" / "meta" / "metadata"
     meta = json.loads(file.read_text())
     del meta["checksums"]
     file.write_text(json.dumps(meta))
-    assert facts(run, "verify", "--step=6")[0]["state"] == "no checksums"
+    (row,) = facts(run, "verify", "--step=6", code=2)
+    assert row["state"] == "no checksums"
+    assert row["what"] == "none was kept of meta, data, params, opt_state"
 
 
 def test_prune(run: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,6 +159,127 @@ def test_prune(run: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "step 6 stays: selected" in capsys.readouterr().out
     assert steps(run) == [6, 8, 9]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["6", "8", "9"]
+
+
+def damage(run: pathlib.Path, *which: int) -> None:
+    """Gives checkpoints parameters of another step; their files are whole."""
+    for step in which:
+        shutil.rmtree(run / "checkpoints" / str(step) / "params")
+        other = run / "checkpoints" / ("2" if step > 2 else "4") / "params"
+        shutil.copytree(other, run / "checkpoints" / str(step) / "params")
+
+
+def test_prune_keeps_checkpoints_that_are_what_was_saved(
+    run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "selected.json").unlink()
+    damage(run, 6, 8, 9)
+    done = facts(run, "prune", "--keep=1", "--keep_every=100", "--keep_best=0")
+    assert done["kept"] == {
+        "4": ["newest"],
+        "6": ["damaged"],
+        "8": ["damaged"],
+        "9": ["damaged"],
+    }
+    assert [row["step"] for row in done["removed"]] == [2]
+    assert "step 9 stays: damaged" in capsys.readouterr().out
+    assert facts(run, "verify", "--step=4")[0]["state"] == "whole"
+
+
+def test_prune_removes_nothing_where_all_are_damaged(
+    run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(run, 4, 6, 8, 9)
+    damage(run, 2)  # its own parameters are in the others
+    (run / "checkpoints" / "2" / "params" / "_METADATA").write_text("{")
+    message = refused(capsys, "prune", str(run), "--keep=1", "--keep_every=100")
+    assert "none of the run's checkpoints is what was saved" in message
+    assert "checkpoint verify" in message
+    assert steps(run) == [2, 4, 6, 8, 9]
+
+
+def test_a_folder_of_another_step_is_no_newest_checkpoint(
+    run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = run / "checkpoints" / "99"
+    message = refused(capsys, "copy", str(run), "--step=4", f"--to={to}")
+    assert "checkpoint of step 4 cannot be called 99" in message
+    assert not to.exists()
+    shutil.copytree(run / "checkpoints" / "4", to)
+    rows = {row["folder"]: row for row in facts(run, "list")}
+    assert (rows["99"]["state"], rows["99"]["kept"]) == ("damaged", [])
+    done = facts(run, "prune", "--keep=1", "--keep_every=100", "--keep_best=0")
+    assert done["kept"] == {"6": ["selected"], "9": ["newest"], "99": ["damaged"]}
+
+
+def test_prune_beside_a_run(run: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    left = run / "checkpoints" / "10.orbax-checkpoint-tmp"
+    trains = Checkpoints(run, CheckpointConfig(keep=None))
+    trains.save(11, params(11), {"count": jnp.int32(11)}, {"epoch": 0}, META)
+    left.mkdir()
+    for words in ([], ["--dry_run"]):
+        message = refused(capsys, "prune", str(run), "--keep=1", *words)
+        assert "another process writes checkpoints of this run" in message
+    assert left.is_dir()
+    trains.close()
+    assert steps(run) == [2, 4, 6, 8, 9, 11]
+    facts(run, "prune", "--keep=9")
+    assert not left.exists()
+    assert not (run / "checkpoints.lock").exists()
+
+
+def test_list_beside_a_run_that_saves(run: pathlib.Path) -> None:
+    """Folders are renamed and removed while they are looked at."""
+    folder, done = run / "checkpoints", threading.Event()
+
+    def saves() -> None:
+        for number in itertools.cycle(range(100, 120)):
+            if done.is_set():
+                return
+            unfinished = folder / f"{number}.orbax-checkpoint-tmp"
+            shutil.copytree(folder / "2", unfinished)
+            unfinished.rename(folder / str(number))
+            (folder / str(number)).rename(folder / f"{number}.removing")
+            shutil.rmtree(folder / f"{number}.removing")
+
+    thread = threading.Thread(target=saves)
+    thread.start()
+    try:
+        for _ in range(60):
+            rows = checkpoint_care.listed(run)
+            assert {2, 4, 6, 8, 9} <= {row["step"] for row in rows if row["state"] == "whole"}
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_prune_removes_what_saves_that_failed_have_left(
+    run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run / "checkpoints"
+    left = ["10.orbax-checkpoint-tmp", "12.orbax-checkpoint-tmp-3", "2.removing"]
+    aside = ["13.damaged", "14.torn-2"]
+    for name in (*left, *aside):
+        (folder / name).mkdir()
+        (folder / name / "file").write_text("12345")
+    done = facts(run, "prune", "--keep=9", "--dry_run")
+    assert done["leftovers"] == [{"folder": name, "bytes": 5} for name in left]
+    assert (done["removed"], done["bytes"]) == ([], 15)
+    assert f"{left[0]}, unfinished, would be removed: 5 bytes" in capsys.readouterr().out
+    assert {path.name for path in folder.iterdir()} >= set(left)
+    facts(run, "prune", "--keep=9")
+    assert f"{left[1]}, unfinished, removed: 5 bytes" in capsys.readouterr().out
+    assert {path.name for path in folder.iterdir()} == {"2", "4", "6", "8", "9", *aside}
+
+
+def test_prune_says_what_it_cannot_remove(
+    run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "checkpoints" / "2.removing").write_text("in the way of its new name")
+    message = refused(capsys, "prune", str(run))
+    assert "the checkpoint 2 cannot be removed: Not a directory" in message
+    assert str(run / "checkpoints" / "2") in message
+    assert steps(run) == [2, 4, 6, 8, 9]
 
 
 def test_prune_does_not_guess(run: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flan_train import losses
+from flan_train.errors import UserError
+from flan_train.models.layers import unconstrained
 
 
 def reference(
@@ -125,3 +131,94 @@ def test_loss_equals_what_t5x_recorded(flan_data_dir, kind: str) -> None:  # typ
     np.testing.assert_allclose(total, recorded[f"{kind}/loss"], rtol=1e-6)
     np.testing.assert_allclose(sums["z_loss"], recorded[f"{kind}/z_loss"], rtol=1e-5)
     np.testing.assert_allclose(sums["weight"], recorded[f"{kind}/weight_sum"])
+
+
+def plain_and_chunked(
+    seed: int, length: int, config: losses.LossConfig, dtype: str = "float32"
+) -> tuple[Any, Any]:
+    """((total, sums), gradients of states and table) of whole logits and of chunked ones."""
+    random = np.random.default_rng(seed)
+    states = jnp.asarray(random.normal(0.0, 1.0, (2, length, 8)), dtype)
+    table = jnp.asarray(random.normal(0.0, 1.0, (8, 13)), jnp.float32)
+    targets = jnp.asarray(random.integers(0, 13, (2, length)), jnp.int32)
+    weights = jnp.asarray(random.integers(0, 2, (2, length)), jnp.float32)
+
+    def whole(states: jax.Array, table: jax.Array) -> Any:
+        logits = jnp.einsum(
+            "bld,dv->blv", states, table.astype(dtype), preferred_element_type=jnp.float32
+        )
+        return losses.cross_entropy(logits, targets, weights, config)
+
+    def chunked(states: jax.Array, table: jax.Array) -> Any:
+        return losses.chunked_cross_entropy(
+            states, table, targets, weights, config, constrain=unconstrained
+        )
+
+    def both(function: Callable[..., Any]) -> Any:
+        gradients = jax.grad(lambda *x: function(*x)[0] / 3.0, (0, 1))(states, table)
+        return function(states, table), gradients
+
+    return both(whole), both(chunked)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    length=st.integers(1, 9),
+    chunk=st.integers(0, 10),
+    smoothing=st.sampled_from([0.0, 0.1]),
+    z=st.sampled_from([0.0, 1e-2]),
+)
+def test_chunks_change_neither_the_loss_nor_its_gradient(
+    seed: int, length: int, chunk: int, smoothing: float, z: float
+) -> None:
+    config = losses.LossConfig(z_loss=z, label_smoothing=smoothing, chunk=chunk)
+    whole, chunked = plain_and_chunked(seed, length, config)
+    for expected, found in zip(jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_chunks_in_bfloat16_differ_by_its_rounding_alone() -> None:
+    whole, chunked = plain_and_chunked(0, 8, losses.LossConfig(chunk=4), "bfloat16")
+    np.testing.assert_allclose(chunked[0][0], whole[0][0], rtol=1e-5)
+    for expected, found in zip(whole[1], chunked[1], strict=True):
+        assert found.dtype == expected.dtype
+        scale = float(jnp.max(jnp.abs(expected.astype(jnp.float32))))
+        np.testing.assert_allclose(
+            found.astype(jnp.float32), expected.astype(jnp.float32), atol=2e-2 * scale
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_step_never_holds_all_logits_in_float32(dtype: str) -> None:
+    config = losses.LossConfig(chunk=4)
+
+    def loss(states: jax.Array, table: jax.Array) -> jax.Array:
+        return losses.chunked_cross_entropy(
+            states,
+            table,
+            jnp.zeros((2, 16), jnp.int32),
+            jnp.ones((2, 16)),
+            config,
+            constrain=unconstrained,
+        )[0]
+
+    shapes = (jax.ShapeDtypeStruct((2, 16, 8), dtype), jax.ShapeDtypeStruct((8, 13), jnp.float32))
+    program = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(*shapes))
+    assert "f32[2,4,13]" in program
+    assert not re.search(r"f32\[(2,16,13|4,2,4,13)\]", program)
+
+
+def test_a_chunk_below_zero_is_refused() -> None:
+    with pytest.raises(UserError, match=r"LossConfig\.chunk"):
+        losses.LossConfig(chunk=-1)
+
+
+def test_of_equal_logits_the_first_counts_as_the_model_s_answer() -> None:
+    logits = jnp.asarray(np.random.default_rng(0).integers(0, 3, (4, 50, 7)), jnp.float32)
+    targets = jnp.asarray(np.random.default_rng(1).integers(0, 7, (4, 50)), jnp.int32)
+    weights = jnp.ones((4, 50))
+    _, sums = losses.cross_entropy(logits, targets, weights, losses.LossConfig())
+    expected = int((np.argmax(logits, axis=-1) == np.asarray(targets)).sum())
+    assert 0 < expected < 200
+    assert int(sums["correct"]) == expected

@@ -21,12 +21,12 @@ def partitioner(preset: str, partitions: int = 1, devices: int = 8) -> sharding.
 @pytest.mark.parametrize(
     ("preset", "partitions", "shape"),
     [
-        ("data_parallel", 1, (8, 1, 1)),
-        ("fsdp", 1, (1, 8, 1)),
-        ("fsdp", 4, (2, 4, 1)),
-        ("tensor", 4, (2, 1, 4)),
-        ("tensor", 1, (8, 1, 1)),
-        ("fsdp_tensor", 2, (1, 4, 2)),
+        ("data_parallel", 1, (1, 8, 1, 1)),
+        ("fsdp", 1, (1, 1, 8, 1)),
+        ("fsdp", 4, (1, 2, 4, 1)),
+        ("tensor", 4, (1, 2, 1, 4)),
+        ("tensor", 1, (1, 8, 1, 1)),
+        ("fsdp_tensor", 2, (1, 1, 4, 2)),
     ],
 )
 def test_mesh_shapes(preset: str, partitions: int, shape: tuple[int, ...]) -> None:
@@ -56,7 +56,7 @@ def test_parameters_and_activations() -> None:
     assert shardings["kernel"].spec == P(None, "fsdp", "tensor")
     assert shardings["scale"].spec == P(None, "fsdp")
     assert shardings["step"].spec == P()
-    assert both.batch_sharding().spec == P(("data", "fsdp"))
+    assert both.batch_sharding().spec == P(sharding.BATCH_AXES)
     assert both.replicated().spec == P()
     assert both.batch_parts == 4
     x = jax.jit(lambda v: both.constrain(v, ("batch", "length", "embed")))(jnp.zeros((8, 4, 16)))
@@ -123,7 +123,7 @@ def test_refused_settings() -> None:
 
 
 def test_every_host_knows_its_rows() -> None:
-    assert partitioner("fsdp_tensor", 2).host_part(16) == (0, 1)
+    assert partitioner("fsdp_tensor", 2).host_rows(16).tolist() == list(range(16))
     assert (
         "8 devices, preset fsdp_tensor: data 1 x fsdp 4 x tensor 2"
         in partitioner("fsdp_tensor", 2).describe()

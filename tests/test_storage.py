@@ -313,7 +313,8 @@ def test_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
             storage.RemotePath("s3://bucket/x").exists()
         config = CheckpointConfig(copied_to="s3://bucket/x")
         assert config.copied_to is not None
-        assert not checkpoint_mirror.update(pathlib.Path("/nowhere"), config.copied_to, [1])
+        copies = checkpoint_mirror.Mirror(pathlib.Path("/nowhere"), config.copied_to)
+        assert not copies.update([1], [])
     finally:
         storage.context.cache_clear()
 
@@ -325,3 +326,42 @@ def test_meta_of_a_store_is_checked(run: pathlib.Path, store: object_store.Objec
         store.objects["bucket", "c/params/_METADATA"] = generation + 1, other
         with pytest.raises(checkpoints.DamagedCheckpoint):
             checkpoints.load_params("gs://bucket/c")
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_large_objects_come_in_parts(
+    store: object_store.ObjectStore,
+    tmp_path: pathlib.Path,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("_FIRST_BYTES", 10), ("_PART_BYTES", 8), ("_PARTS", 3)):
+        monkeypatch.setattr(storage_transfer, name, value)
+    path = storage.RemotePath(url)
+    # Around the ends of the first bytes, of a part, and of the parts that are asked for at once.
+    sizes = (0, 1, 9, 10, 11, 17, 18, 19, 33, 34, 35, 58, 100)
+    for size in sizes:
+        store.objects[path.bucket, f"run/f/{size}"] = 1, bytes(range(size))
+    store.requests.clear()
+    assert storage_transfer.download(path, tmp_path / "made") == sum(sizes)
+    for size in sizes:
+        assert (tmp_path / "made" / "f" / str(size)).read_bytes() == bytes(range(size))
+    of_objects = [size for _, _, key, size in store.requests if key.startswith("run/f/")]
+    assert max(of_objects) == 10
+
+
+def test_an_object_that_is_replaced_while_it_is_read(
+    store: object_store.ObjectStore, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_transfer, "_FIRST_BYTES", 10)
+    store.objects["bucket", "x/y"] = 1, b"a" * 100
+    rest = storage_transfer._rest
+
+    def replaced(*arguments: Any) -> None:
+        store.objects["bucket", "x/y"] = 2, b"b" * 100
+        rest(*arguments)
+
+    monkeypatch.setattr(storage_transfer, "_rest", replaced)
+    with pytest.raises(UserError, match="was removed or replaced while it was read"):
+        storage_transfer.download(storage.RemotePath("gs://bucket/x"), tmp_path / "made")
+    assert not list(tmp_path.iterdir())

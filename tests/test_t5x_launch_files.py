@@ -319,3 +319,6 @@ def test_commands_on_the_pages_can_be_typed(page: str) -> None:
         assert (REPOSITORY / line).is_file()
     for target in re.findall(r"\]\(([\w./]+)(?:#[\w-]+)?\)", text):
         assert (REPOSITORY / "docs" / target).is_file(), target
+    for test in re.findall(r"`((?:tests/)?[\w/]*test_\w+\.py)`", text):
+        folder = REPOSITORY if test.startswith("tests/") else REPOSITORY / "tests" / "convert"
+        assert (folder / test).is_file(), test

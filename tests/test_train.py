@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from flan_train.optimizers import OptimizerConfig
 from flan_train.select import SelectConfig
 from flan_train.sharding import ShardingConfig
 from tests import small_run
+from tests.resealed import reseal
 from tests.small_run import MODEL, TASK
 
 
@@ -56,7 +58,7 @@ def run_copy(
 def log_lines(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The log without what depends on the clock."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    clock = ("time", "useful_tokens_per_second", "step_seconds", "input_wait")
+    clock = ("time", "useful_tokens_per_second", "step_seconds", "input_wait", "goodput")
     return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 
@@ -105,6 +107,8 @@ def test_run_directory(
     assert 0.5 < mixture["packing"]["fill_encoder"] <= 1
     entry = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
     assert 0 <= entry["input_wait"] <= 1
+    assert sum(entry["goodput"].values()) == pytest.approx(1)
+    assert {"steps", "compilation", "evaluation", "saves", "other"} <= entry["goodput"].keys()
     assert "learning_rate" in (folder / "config.gin").read_text()
     assert list((folder / "metrics").glob("events.*"))
     meta = checkpoints.read_meta(folder / "checkpoints" / "6")
@@ -113,6 +117,29 @@ def test_run_directory(
     assert meta["data"]["vocabulary"] == "quickstart"
     assert meta["config_hash"]
     assert meta["manifest_hash"]
+
+
+def test_a_profiled_launch_leaves_a_trace_and_the_same_run(
+    whole_run: tuple[pathlib.Path, train.TrainResult],
+    settings: dict[str, Any],
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    launched = time.monotonic() - 100
+    train.train(str(tmp_path), **settings, profile=True, launched=launched)
+    assert log_lines(tmp_path) == log_lines(whole_run[0])
+    (path,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
+    events = [event for plane in planes for line in plane.lines for event in line.events]
+    steps = [dict(event.stats)["step_num"] for event in events if event.name == "train"]
+    assert sorted(map(int, steps)) == [3, 4, 5]
+    said = capsys.readouterr().out
+    assert f"trace of steps 3-5 in {tmp_path / 'profile'}" in said.replace("\n", "")
+    # Of this launch, with what came before the call: after each evaluation, and at the end.
+    assert said.count("goodput of this launch: steps ") == 3
+    shares = [json.loads(line)["goodput"] for line in (tmp_path / "log.jsonl").open()]
+    assert all(sum(each.values()) == pytest.approx(1) for each in shares)
+    assert all(each["start"] > 0.3 for each in shares)
 
 
 def test_a_resumed_run_is_bit_identical_to_an_undisturbed_one(
@@ -245,10 +272,7 @@ def test_a_loss_that_is_not_finite_names_step_tasks_examples_and_checkpoint(
     arrays = later / "checkpoints" / "6" / "params"
     shutil.rmtree(arrays)
     shutil.copytree(tmp_path / "poisoned" / "params", arrays)
-    meta = later / "checkpoints" / "6" / "meta" / "metadata"
-    written = json.loads(meta.read_text())
-    del written["checksums"]  # else the damage would be seen
-    meta.write_text(json.dumps(written))
+    reseal(later / "checkpoints" / "6")  # else the damage would be seen
     with pytest.raises(errors.UserError) as caught:
         train.train(str(later), **settings | {"train_steps": 12, "evaluation": EvalConfig()})
     assert "not finite at step 7" in str(caught.value)
@@ -395,8 +419,9 @@ def test_a_checkpoint_that_kept_fewer_settings_resumes(
     file = run_copy / "checkpoints" / "6" / "meta" / "metadata"
     meta = json.loads(file.read_text())
     kept = ("optimizer", "loss", "batch_size", "num_microbatches", "evaluation", "selection")
-    for name in (*kept, "checksums"):
+    for name in kept:
         del meta[name]
     file.write_text(json.dumps(meta))
+    reseal(run_copy / "checkpoints" / "6")
     train.train(str(run_copy), **settings | {"batch_size": 16, "evaluation": EvalConfig()})
     assert "other than before" not in capsys.readouterr().out

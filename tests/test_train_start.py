@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flan_train import checkpoints, errors, train
+from flan_train import checkpoints, cli, errors, train
 from flan_train.checkpoints import CheckpointConfig
 from flan_train.evaluate import EvalConfig
 from flan_train.losses import LossConfig
@@ -63,9 +63,15 @@ def test_what_is_lost_of_the_data_is_said(
 
 
 def test_an_update_that_blows_up_is_stopped_before_it_is_saved(
-    settings: dict[str, Any], tmp_path: pathlib.Path
+    settings: dict[str, Any],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    folder = pathlib.Path(settings["data"].prepared_dir)
+    monkeypatch.chdir(folder.parent)
     change = {
+        "data": dataclasses.replace(settings["data"], prepared_dir=folder.name),
         "optimizer": dataclasses.replace(settings["optimizer"], learning_rate=1e38),
         "checkpoint": CheckpointConfig(period=1),
         "evaluation": EvalConfig(),
@@ -76,7 +82,13 @@ def test_an_update_that_blows_up_is_stopped_before_it_is_saved(
     assert "the norm of the updated parameters is not finite at step 1" in message
     assert "there is no checkpoint yet" in message
     assert "LEARNING_RATE" in message
+    assert "LOSS_SPIKE_FACTOR" not in message  # it judges losses and gradients
     assert checkpoints.Checkpoints(tmp_path / "run", CheckpointConfig()).steps() == []
+    # The batch is shown from anywhere, though PREPARED_DIR was relative.
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert cli.main(["inspect", str(tmp_path / "run" / "not_finite.json")]) == 0
+    assert f"{small_run.TASK}/" in "".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from flan_train.checkpoints import CheckpointConfig
 from flan_train.evaluate import EvalConfig
 from flan_train.loss_guard import GuardConfig
 from tests import small_run, stopping
+from tests.resealed import reseal
 from tests.small_run import TASK
 from tests.test_train import final_arrays, log_lines
 
@@ -149,10 +150,7 @@ def test_spikes_of_a_checkpoint_that_cannot_be_read(
     item = folder / "checkpoints" / str(STEPS)
     data = json.loads((item / "data" / "metadata").read_text())
     (item / "data" / "metadata").write_text(json.dumps({**data, "spikes": {"anchor": 8}}))
-    meta = json.loads((item / "meta" / "metadata").read_text())
-    (item / "meta" / "metadata").write_text(
-        json.dumps({name: value for name, value in meta.items() if name != "checksums"})
-    )
+    reseal(item)
     with pytest.raises(errors.UserError, match="holds of loss spikes cannot be read"):
         train.train(str(folder), **settings | {"guard": REWIND})
 

@@ -15,15 +15,19 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore as ts
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flan_train import (
+    checkpoint_care,
     checkpoint_names,
+    checkpoint_room,
     checkpoints,
     download_manifest,
     download_part,
@@ -456,3 +460,93 @@ def test_no_pickle_and_no_archives_anywhere(repository: pathlib.Path) -> None:
     }
     assert {path: names for path, names in found.items() if names} == {}
     assert issubclass(promptsource._Loader, yaml.SafeLoader | yaml.CSafeLoader)
+
+
+ZARRAY = "params/a.kernel/.zarray"
+SHAPES = ([2**33, 64], [2**62, 2**62], [2**33, 2**10], [-1, 4], [1.5, 4], [3, 4, 0], "3", None)
+
+
+@pytest.fixture
+def converted(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A folder of the converters', whose arrays are plain zarr folders."""
+    folder = tmp_path / "converted"
+    with slices.ParamsWriter(folder, {"a/kernel": (3, 4)}) as writer:
+        writer.write("a/kernel", (), np.arange(12, dtype=np.float32).reshape(3, 4))
+        writer.commit({"step": 1, "model": {}})
+    return folder
+
+
+def check_refused(folder: pathlib.Path) -> None:
+    """Reads an array in every way; the numbers must be those that were written."""
+    found = refused_or_read(lambda: checkpoints.load_params(folder))
+    assert found is None or list(found[0]["a"]["kernel"].ravel()) == list(range(12))
+    abstract = {"a": {"kernel": jax.ShapeDtypeStruct((3, 4), jnp.float32)}}
+    refused_or_read(lambda: checkpoints.load_params(folder, abstract))
+    refused_or_read(lambda: checkpoints.check_params(folder, abstract))
+    reader = refused_or_read(lambda: slices.ParamsReader(folder / "params"))
+    if reader is not None:
+        refused_or_read(lambda: reader.shape("a/kernel"))
+        refused_or_read(lambda: reader.read("a/kernel"))
+
+
+@pytest.mark.parametrize("chunks", [None, "same", [2**33, 64]])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_arrays_of_shapes_that_cannot_be(converted: pathlib.Path, shape: Any, chunks: Any) -> None:
+    described = json.loads((converted / ZARRAY).read_text())
+    described["shape"] = shape
+    if chunks is not None:
+        described["chunks"] = shape if chunks == "same" else chunks
+    (converted / ZARRAY).write_text(json.dumps(described))
+    with pytest.raises(UserError):
+        checkpoints.load_params(converted)
+    check_refused(converted)
+    described["shape"] = [3, 4]  # a chunk alone can be too large for any memory
+    described["chunks"] = [2**40, 4]
+    (converted / ZARRAY).write_text(json.dumps(described))
+    with pytest.raises(UserError):
+        checkpoints.load_params(converted)
+    check_refused(converted)
+
+
+def test_descriptions_of_arrays(converted: pathlib.Path) -> None:
+    file = converted / ZARRAY
+    valid = file.read_bytes()
+
+    @fuzzed(valid, examples=60)
+    def check(content: bytes) -> None:
+        file.write_bytes(content)
+        check_refused(converted)
+
+    check()
+
+
+def test_shapes_inside_a_database_of_arrays(tmp_path: pathlib.Path) -> None:
+    """Orbax's own files: an array of the same names, far larger than what was written."""
+    run = tmp_path / "run"
+    saved = checkpoints.Checkpoints(run, checkpoints.CheckpointConfig())
+    params = {"a": {"kernel": jnp.arange(12, dtype=jnp.float32).reshape(3, 4)}}
+    saved.save(7, params, {"count": jnp.zeros(3)}, {"epoch": 1}, {})
+    saved.close()
+    folder = run / "checkpoints" / "7"
+    base = {"driver": "file", "path": f"{folder}/params/"}
+    store = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    described = json.loads(store.read("a.kernel/.zarray").result().value)
+    for shape, chunks in (([2**33, 64], [3, 4]), ([3, 4], [2**40, 4]), ([2**33, 4], [2**33, 4])):
+        changed = json.dumps(described | {"shape": shape, "chunks": chunks})
+        store.write("a.kernel/.zarray", changed).result()
+        with pytest.raises(checkpoints.DamagedCheckpoint):
+            checkpoints.load_params(folder)
+        check_refused(folder)
+        (row,) = checkpoint_care.verify(run)
+        assert row["state"] == "damaged"
+        assert row["damaged"] == ["params"]
+
+
+def test_arrays_that_no_memory_holds(
+    converted: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_room, "_memory", lambda: 47)
+    with pytest.raises(UserError, match=r"this machine has 0\.0 GiB of memory"):
+        checkpoints.load_params(converted)
+    with pytest.raises(UserError, match=r"this machine has 0\.0 GiB of memory"):
+        slices.ParamsReader(converted / "params").read("a/kernel")

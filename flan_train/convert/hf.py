@@ -8,17 +8,16 @@ large the model; no pickle is read or written.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 import pathlib
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from flan_train import checkpoint_checksums, checkpoint_names, checkpoints
+from flan_train import checkpoint_names, checkpoints
+from flan_train.convert.checkpoint import compare, config_of
+from flan_train.convert.destination import check_new, written_whole
 from flan_train.convert.hf_config import (
     config_to_hf,
     generation_config,
@@ -36,7 +35,7 @@ from flan_train.convert.hf_files import (
 from flan_train.convert.hf_folder import META_KEY, names, opened, some
 from flan_train.convert.hf_table import LM_HEAD, SHARED, TOKEN_TABLES, Source, sources
 from flan_train.convert.slices import Checksums, ParamsReader, ParamsWriter
-from flan_train.errors import UserError, check_number, check_writable, not_written, unknown_name
+from flan_train.errors import UserError, check_number, unknown_name
 from flan_train.models import t5
 
 # What a folder may be written in; float16 would overflow where a T5's activations are large.
@@ -60,7 +59,7 @@ def hf_to_flan(
         cannot be written.
     """
     path, destination = pathlib.Path(source), pathlib.Path(destination)
-    _check_destination(destination)
+    check_new(destination)
     with opened(path) as folder:
         if not dry_run:
             shapes = {array.ours: array.shape for array in folder.sources}
@@ -99,9 +98,9 @@ def flan_to_hf(
         raise unknown_name("data type", dtype, WRITTEN_DTYPES, where="--dtype")
     check_number("--shard_gb", shard_gb, above=0)
     path, destination = checkpoint_names.local_folder(source), pathlib.Path(destination)
-    _check_destination(destination)
+    check_new(destination)
     meta = checkpoints.read_meta(path)
-    config, kept = _config_of(meta, path), _kept(meta, path)
+    config, kept = config_of(meta, path), _kept(meta, path)
     reader = _checked(path, config)
     main = kept.get("dtype", "F32")
     dtypes = {name: kept.get("other_dtypes", {}).get(name, main) for name in names(config)}
@@ -112,14 +111,14 @@ def flan_to_hf(
     tables = kept.get("token_tables", [SHARED])
     generation = kept["generation_config"] if kept else generation_config()
     if not dry_run:
-        with _written_whole(destination) as unfinished:
+        with written_whole(destination) as unfinished:
             write_json(unfinished / "config.json", theirs)
             if generation:
                 write_json(unfinished / "generation_config.json", generation)
             passed = Checksums({array.ours: array.shape for array in sources(config)})
             tensors = list(_their_tensors(reader, config, dtypes, tables, passed))
             write_tensors(unfinished, tensors, int(shard_gb * 1e9))
-            _compare(path, passed)
+            compare(path, passed)
     return _summary(path, destination, config, dtypes.values(), dry_run)
 
 
@@ -148,17 +147,6 @@ def _their_tensors(
                 yield Written(stored, kind, source.tensor_shape, numbers)
 
 
-def _config_of(meta: Mapping[str, Any], source: pathlib.Path) -> t5.T5Config:
-    try:
-        return t5.T5Config(**meta["model"])
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{source} does not say which T5 it is ({error})",
-            where=f"{source}/meta, key 'model'",
-            expected="the fields of T5Config",
-        ) from error
-
-
 def _kept(meta: Mapping[str, Any], source: pathlib.Path) -> dict[str, Any]:
     """Returns what `HfFolder.meta` kept, or nothing for a checkpoint that is a run's own."""
     kept = meta.get(META_KEY)
@@ -184,18 +172,6 @@ def _kept(meta: Mapping[str, Any], source: pathlib.Path) -> dict[str, Any]:
     return dict(kept)
 
 
-def _compare(source: pathlib.Path, passed: Checksums) -> None:
-    recorded = checkpoints.read_checksums(source).get("params")
-    differing = recorded and checkpoint_checksums.differing(recorded, passed.texts())
-    if differing:
-        raise UserError(
-            f"the arrays of {source} are not what was saved: {some(set(differing))}",
-            where=str(source),
-            expected="arrays with the checksums that were recorded when they were saved",
-            fix="use an earlier checkpoint, or copy this one anew",
-        )
-
-
 def _checked(source: pathlib.Path, config: t5.T5Config) -> ParamsReader:
     """Returns a reader of a checkpoint's arrays, which are those of its model."""
     reader = ParamsReader(checkpoint_names.local_folder(source) / "params")
@@ -214,28 +190,6 @@ def _checked(source: pathlib.Path, config: t5.T5Config) -> ParamsReader:
             expected="the parameter tree of that T5Config",
         )
     return reader
-
-
-def _check_destination(destination: pathlib.Path) -> None:
-    if destination.exists():
-        raise UserError(
-            f"{destination} exists already", expected="a new folder", fix="name another"
-        )
-    check_writable("the folder", destination)
-
-
-@contextlib.contextmanager
-def _written_whole(destination: pathlib.Path) -> Iterator[pathlib.Path]:
-    # Under another name until complete, so that a folder of that name is always a whole one.
-    unfinished = destination.with_name(f".{destination.name}.writing-{os.getpid()}")
-    try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        unfinished.rename(destination)
-    except OSError as error:
-        raise not_written("the folder", destination, error) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _summary(

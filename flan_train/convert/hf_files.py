@@ -26,6 +26,7 @@ from flan_train.errors import UserError
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_GB = 5.0  # 10^9 bytes, as transformers counts
+STORE_SHARD_GB = 1.0  # in an object store, to which a file is sent as a whole
 DTYPES: dict[str, Any] = {
     "F32": np.dtype(np.float32),
     "BF16": np.dtype(ml_dtypes.bfloat16),

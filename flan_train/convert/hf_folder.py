@@ -28,6 +28,9 @@ class HfFolder:
         self.path = path
         self.files = files
         self.hf_config = read_json(path / "config.json")
+        generation = path / "generation_config.json"
+        # Before the weights are written, which takes a while.
+        self._generation = read_json(generation) if generation.is_file() else None
         self.config = config_from_hf(self.hf_config, where=str(path / "config.json"))
         layers = self.config.num_encoder_layers + self.config.num_decoder_layers
         if layers > len(files.names):
@@ -125,7 +128,6 @@ class HfFolder:
         """Returns the checkpoint's meta, with what the way back needs."""
         dtypes = dict(zip(names(self.config), self.dtypes(), strict=True))
         main = max(DTYPES, key=lambda name: list(dtypes.values()).count(name))
-        generation = self.path / "generation_config.json"
         return {
             "step": 0,
             "config_hash": None,
@@ -134,7 +136,7 @@ class HfFolder:
             "model": dataclasses.asdict(self.config),
             META_KEY: {
                 "config": self.hf_config,
-                "generation_config": read_json(generation) if generation.is_file() else None,
+                "generation_config": self._generation,
                 "dtype": main,
                 "other_dtypes": {name: kind for name, kind in dtypes.items() if kind != main},
                 "token_tables": self.tables,

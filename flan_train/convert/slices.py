@@ -17,12 +17,20 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from flan_train import checkpoint_checksums
-from flan_train.errors import UserError, check_writable, not_written
+from flan_train import (
+    checkpoint_checksums,
+    checkpoint_failures,
+    checkpoint_files,
+    checkpoint_room,
+)
+from flan_train.convert.destination import check_new
+from flan_train.errors import UserError, not_written
+from flan_train.unfinished import beside
 
 BLOCK_BYTES = 64 * 2**20
 _METADATA = "_METADATA"
@@ -109,16 +117,10 @@ class ParamsWriter:
         self._missing = {path: math.prod(shape) for path, shape in shapes.items()}
         self._checksums = Checksums(self.shapes)
         self._open: tuple[str, Any] | None = None
-        if self.destination.exists():
-            raise UserError(
-                f"{self.destination} exists already", expected="a new folder", fix="name another"
-            )
-        check_writable("the folder", self.destination)
-        name = f".{self.destination.name}.writing-{os.getpid()}"
-        self._unfinished = self.destination.with_name(name)
+        check_new(self.destination)
 
     def __enter__(self) -> ParamsWriter:
-        shutil.rmtree(self._unfinished, ignore_errors=True)
+        self._unfinished = beside(self.destination, "writing")
         try:
             (self._unfinished / "arrays").mkdir(parents=True)
         except OSError as error:
@@ -169,16 +171,21 @@ class ParamsWriter:
         if unfilled:
             raise ValueError(f"not written exactly once: {', '.join(unfilled)}")
         self._open = None
-        meta = {**meta, "checksums": {"params": self._checksums.texts()}}
+        sealed = checkpoint_files.with_checksums(
+            meta,
+            {} if opt_state is None else {"opt_state": opt_state},
+            counted={"params": (self._checksums.texts(), self._described())},
+        )
         folder, arrays = self._unfinished / "folder", self._unfinished / "arrays"
         try:
             # Orbax writes the folder with all its marks; then the arrays take the place of its own.
             items = {
                 "params": ocp.args.StandardSave({"none": np.zeros(1, np.float32)}),
-                "meta": ocp.args.JsonSave(dict(meta)),
+                "meta": ocp.args.JsonSave(sealed),
             }
             if opt_state is not None:
                 items["opt_state"] = ocp.args.StandardSave(opt_state)
+            checkpoint_failures.told_once()
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler(*items)) as writer:
                 writer.save(folder, args=ocp.args.Composite(**items))
             for path in (folder / "params").iterdir():
@@ -191,8 +198,13 @@ class ParamsWriter:
             described = json.dumps(_metadata(self.shapes))
             (folder / "params" / _METADATA).write_text(described, "utf-8")
             folder.rename(self.destination)
-        except OSError as error:
+        except checkpoint_failures.WRITING as error:
+            checkpoint_failures.remove_unfinished(folder)
             raise not_written("the folder", self.destination, error) from error
+
+    def _described(self) -> dict[str, str]:
+        arrays = {path: jax.ShapeDtypeStruct(s, np.float32) for path, s in self.shapes.items()}
+        return checkpoint_files.described(arrays)
 
     def _array(self, path: str) -> Any:
         # One is open at a time: hundreds of arrays would hold as many caches.
@@ -258,7 +270,9 @@ class ParamsReader:
           UserError: there is no such array, or it cannot be read.
         """
         try:
-            block = self._array(path)[index].read().result()
+            part = self._array(path)[index]
+            checkpoint_room.check_memory(4 * math.prod(part.shape), str(self.folder))
+            block = part.read().result()
         except (ValueError, OSError) as error:
             raise _unreadable(self.folder / _stored_name(path), error) from error
         return np.asarray(block, np.float32)
@@ -295,6 +309,10 @@ class ParamsReader:
                 where=str(self.folder),
                 expected=f"{' or '.join(_SUPPORTED)} in chunks no larger than the array",
             )
+        try:
+            checkpoint_room.check_stored(self.folder, {path: array})
+        except (OSError, ValueError) as error:
+            raise _unreadable(self.folder / name, error) from error
         return array
 
 

@@ -6,21 +6,20 @@ back uses the data type and the layout that a checkpoint came with, unless told 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pathlib
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from flan_train import checkpoint_names, checkpoints, storage, t5x_layout, t5x_optimizer
-from flan_train.convert.slices import ParamsReader, ParamsWriter
+from flan_train.convert.checkpoint import compare, config_of
+from flan_train.convert.destination import check_new, written_whole
+from flan_train.convert.slices import Checksums, ParamsReader, ParamsWriter
 from flan_train.convert.t5x_write import T5XWriter
-from flan_train.errors import UserError, check_writable, not_written, unknown_name
+from flan_train.errors import UserError, unknown_name
 from flan_train.models import t5
 from flan_train.t5x_params import META_KEY, T5XParams, shapes_of
 
@@ -49,7 +48,7 @@ def t5x_to_flan(
         be ours; or the destination exists or cannot be written.
     """
     destination = pathlib.Path(destination)
-    _check_destination(destination)
+    check_new(destination)
     there = T5XParams(source)
     there.check()
     state = None if params_only else t5x_optimizer.read_state(there)
@@ -58,7 +57,9 @@ def t5x_to_flan(
         meta[META_KEY]["min_dim_size_to_factor"] = state.min_dim_size_to_factor
     if not dry_run:
         shapes = {source.ours: source.shape for source in there.sources}
-        with ParamsWriter(destination, shapes) as writer:
+        chunks = {one.ours: there.block_shape(one) for one in there.sources}
+        cut = {path: chunk for path, chunk in chunks.items() if chunk is not None}
+        with ParamsWriter(destination, shapes, cut) as writer:
             for one in there.sources:
                 for index, block in there.blocks(one):
                     writer.write(one.ours, index, block)
@@ -105,31 +106,32 @@ def flan_to_t5x(
     """
     source = checkpoint_names.local_folder(source)
     meta = checkpoints.read_meta(source)
-    config = _config_of(meta, source)
-    kept = meta.get(META_KEY) or {}
-    layout, dtype = layout or kept.get("layout", "unrolled"), dtype or kept.get("dtype", "float32")
+    config = config_of(meta, source)
     for kind, name, known in (("layout", layout, t5x_layout.LAYOUTS), ("dtype", dtype, DTYPES)):
-        if name not in known:
-            raise unknown_name(kind, str(name), known, where=f"--{kind}")
-    step = int(meta.get("step") or 0) + step_offset
+        if name is not None and name not in known:
+            raise unknown_name(kind, name, known, where=f"--{kind}")
+    step_there, layout_there, dtype_there = _kept(meta, source)
+    layout, dtype = layout or layout_there, dtype or dtype_there
+    step = step_there + step_offset
     if not 0 <= step < 2**31:
         raise UserError(
             f"the step would be {step:,}", where="--step_offset", expected="from 0 to 2**31 - 1"
         )
     folder = _folder_of(pathlib.Path(destination), step)
-    _check_destination(folder)
+    check_new(folder)
     reader = ParamsReader(source / "params")
     shapes = _checked(reader, config, source)
     opt_state = None if params_only else checkpoints.load_opt_state(source)
     moments = None if opt_state is None else _moments(opt_state, shapes, source)
     sources = t5x_layout.sources(shapes, layout)
     if not dry_run:
-        with _written_whole(folder) as unfinished:
-            writer = T5XWriter(unfinished)
+        with written_whole(folder) as unfinished:
+            writer, passed = T5XWriter(unfinished), Checksums(shapes)
             for one in sources:
-                _write(writer, one, reader, moments[one.ours] if moments else None, dtype)
+                _write(writer, one, reader, moments[one.ours] if moments else None, dtype, passed)
             writer.inline("state/step", np.asarray(step, np.int32))
             writer.finish()
+            compare(source, passed)
     what = f"{t5.count_params(config):,} parameters ({layout}, {dtype}), step {step:,}" + (
         ", the optimizer's state as before any update" if moments is None else ", Adafactor's state"
     )
@@ -144,13 +146,24 @@ def _write(
     reader: ParamsReader,
     slots: t5x_optimizer.Slots | None,
     dtype: str,
+    passed: Checksums,
 ) -> None:
-    for i, key in enumerate(source.keys):
-        if source.scanned:
-            theirs = source.to_scanned(reader.read(source.ours))
-        else:
-            theirs = reader.read(source.ours, (i,) if source.stacked else ())
-        writer.array(f"target/{key}", theirs, dtype)
+    def read(index: tuple[int | slice, ...]) -> np.ndarray:
+        block = reader.read(source.ours, index)
+        passed.add(source.ours, index, block)
+        return block
+
+    if source.scanned and source.stacked:
+        whole = tuple(slice(0, size) for size in source.shape)
+        boxes = source.scanned_boxes(writer.chunk(source.key_shape), whole)
+        parts = ((theirs, source.box_to_scanned(read(ours), theirs)) for theirs, ours in boxes)
+        writer.parts(f"target/{source.keys[0]}", source.key_shape, parts, dtype)
+    else:
+        for i, key in enumerate(source.keys):
+            ours = read((i,) if source.stacked else ())
+            writer.array(
+                f"target/{key}", source.to_scanned(ours) if source.scanned else ours, dtype
+            )
     slots = slots or t5x_optimizer.fresh_slots(source)
     for key, named in t5x_optimizer.write_state(source, slots):
         for slot, values in named.items():
@@ -159,6 +172,29 @@ def _write(
                 writer.array(name, values)
             else:
                 writer.inline(name, values)
+
+
+def _kept(meta: Mapping[str, Any], source: pathlib.Path) -> tuple[int, str, str]:
+    """Returns the step, and the layout and type that a folder from T5X came with, else T5X's own.
+
+    Raises:
+      UserError: they are none that conversion or a run writes.
+    """
+    step, kept = meta.get("step", 0), meta.get(META_KEY, {})
+    try:
+        layout, dtype = kept.get("layout", "unrolled"), kept.get("dtype", "float32")
+        if type(step) is not int:
+            raise ValueError(f"the step is {str(step)[:40]!a}")
+        if layout not in t5x_layout.LAYOUTS or dtype not in DTYPES:
+            raise ValueError(f"layout {str(layout)[:40]!a}, type {str(dtype)[:40]!a}")
+    except (AttributeError, ValueError) as error:
+        raise UserError(
+            f"what {source} says of itself cannot be used ({error})",
+            where=f"{source}/meta, keys 'step' and '{META_KEY}'",
+            expected="what a run or flan-train convert t5x-to-flan writes",
+            fix="convert it again",
+        ) from error
+    return step, layout, dtype
 
 
 def _moments(
@@ -190,17 +226,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _config_of(meta: Mapping[str, Any], source: pathlib.Path) -> t5.T5Config:
-    try:
-        return t5.T5Config(**meta["model"])
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{source} does not say which T5 it is ({error})",
-            where=f"{source}/meta, key 'model'",
-            expected="the fields of T5Config",
-        ) from error
-
-
 def _checked(
     reader: ParamsReader, config: t5.T5Config, source: pathlib.Path
 ) -> dict[str, tuple[int, ...]]:
@@ -211,10 +236,15 @@ def _checked(
         there,
         wanted,
         str(source),
-        what="arrays of the checkpoint",
+        what=f"arrays of {source}",
         fix="take a checkpoint whose meta describes its own model",
     )
     return wanted
+
+
+def is_step_folder(destination: str) -> bool:
+    """Returns whether a destination is called as T5X calls a step's folder, checkpoint_<step>."""
+    return _FOLDER.fullmatch(destination.rstrip("/").rpartition("/")[2]) is not None
 
 
 def _folder_of(destination: pathlib.Path, step: int) -> pathlib.Path:
@@ -229,25 +259,3 @@ def _folder_of(destination: pathlib.Path, step: int) -> pathlib.Path:
             fix=f"name that, or give --step_offset={int(match.group(1)) - step} as well",
         )
     return destination
-
-
-def _check_destination(destination: pathlib.Path) -> None:
-    if destination.exists():
-        raise UserError(
-            f"{destination} exists already", expected="a new folder", fix="name another"
-        )
-    check_writable("the folder", destination)
-
-
-@contextlib.contextmanager
-def _written_whole(destination: pathlib.Path) -> Iterator[pathlib.Path]:
-    # Under another name until complete, so that a folder of that name is always a whole one.
-    unfinished = destination.with_name(f".{destination.name}.writing-{os.getpid()}")
-    try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        unfinished.rename(destination)
-    except (OSError, ValueError) as error:  # tensorstore raises ValueError for what the disk says
-        raise not_written("the folder", destination, error) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgpack
@@ -34,27 +34,47 @@ class T5XWriter:
           key: its place in the training state, such as "target/encoder/encoder_norm/scale".
           array: numbers of any floating type.
           dtype: "float32" or "bfloat16".
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        self.parts(key, array.shape, [((), array)], dtype)
+
+    def chunk(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the chunks that an array is cut into."""
+        return tuple(chunk_shape(shape, self.chunk_bytes // 4))  # as float32, whatever is stored
+
+    def parts(
+        self,
+        key: str,
+        shape: tuple[int, ...],
+        parts: Iterable[tuple[tuple[slice, ...], np.ndarray]],
+        dtype: str = "float32",
+    ) -> None:
+        """Writes an array that comes in parts of whole chunks, each with its place.
+
+        Raises:
+          OSError: it cannot be written.
         """
         name = key.replace("/", ".") + "/"
         metadata = {
-            "chunks": chunk_shape(
-                array.shape, self.chunk_bytes // 4
-            ),  # as float32, whatever is stored
+            "chunks": list(self.chunk(shape)),
             "compressor": _COMPRESSOR,
-            "shape": list(array.shape),
+            "shape": list(shape),
         }
-        store = ts.open(
-            {
-                "driver": "zarr",
-                "kvstore": {"driver": "file", "path": f"{self.folder}/{name}"},
-                "metadata": {**metadata, "dtype": DTYPES[dtype][0]},
-                # A chunk of zeros is stored like any other: its absence is a sign of damage.
-                "store_data_equal_to_fill_value": True,
-            },
-            create=True,
-            open=False,
-        ).result()
-        store.write(array.astype(DTYPES[dtype][1])).result()
+        spec = {
+            "driver": "zarr",
+            "kvstore": {"driver": "file", "path": f"{self.folder}/{name}"},
+            "metadata": {**metadata, "dtype": DTYPES[dtype][0]},
+            # A chunk of zeros is stored like any other: its absence is a sign of damage.
+            "store_data_equal_to_fill_value": True,
+        }
+        try:
+            array = ts.open(spec, create=True, open=False).result()
+            for place, part in parts:
+                array[place].write(part.astype(DTYPES[dtype][1])).result()
+        except ValueError as error:  # TensorStore has no error type of its own
+            raise OSError(str(error)) from error
         self._put(
             key,
             {

@@ -15,62 +15,31 @@ lengths alone; entries between segments are wrong and masked.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from flan_train.models.buckets import relative_buckets
 from flan_train.models.config import T5Config
-from flan_train.models.layers import RESIDUAL, AnyArray, Axes, Constrain, Dense, Key, dropout
-
-# Added to a logit in float32 to hide it: far below any logit, far above float32's end, so that a
-# row in which everything is hidden still has a finite softmax.
-HIDDEN = -1e9
+from flan_train.models.layers import (
+    HIDDEN,
+    RESIDUAL,
+    AnyArray,
+    Axes,
+    Constrain,
+    Dense,
+    Key,
+    dropout,
+)
+from flan_train.models.row_attention import row_attention
 
 HEADS: Axes = ("batch", "heads", "length", "kv")
-
-
-def bucket_starts(exact: int, buckets: int, max_distance: int) -> tuple[int, ...]:
-    """Returns the smallest distance of each logarithmic bucket after the first, in order.
-
-    Of `buckets` buckets the first `exact` hold one distance each; the rest divide the distances
-    from `exact` to `max_distance` evenly on a logarithmic scale. Whole-number arithmetic puts the
-    borders in the same place on every device, where float logarithms can land on either side.
-
-    bucket_starts(8, 16, 128) == (12, 16, 23, 32, 46, 64, 91)
-    """
-    spread = buckets - exact
-    starts = []
-    distance = exact
-    for i in range(1, spread):
-        # distance >= exact * (max_distance / exact) ** (i / spread), raised to the power `spread`
-        while distance**spread < exact ** (spread - i) * max_distance**i:
-            distance += 1
-        starts.append(distance)
-    return tuple(starts)
-
-
-def relative_buckets(
-    offset: Int[Array, " P"], *, bidirectional: bool, buckets: int, max_distance: int
-) -> Int[Array, " P"]:
-    """Returns the bucket of each offset (place of the key minus place of the query), int32.
-
-    Raffel et al. 2020, section 2.1. Bidirectional: the upper half of the buckets is for keys after
-    the query. Otherwise keys after the query count as distance 0 (they are masked anyway).
-    """
-    base = jnp.zeros_like(offset)
-    if bidirectional:
-        buckets //= 2
-        base = jnp.where(offset > 0, buckets, 0)
-        distance = jnp.abs(offset)
-    else:
-        distance = jnp.maximum(-offset, 0)
-    exact = buckets // 2
-    bucket = jnp.minimum(distance, exact)
-    for start in bucket_starts(exact, buckets, max_distance):
-        bucket = bucket + (distance >= start)
-    return base + bucket
+JOINED: Axes = ("batch", "length", "heads")
+ROWS: Axes = ("batch", "length")
 
 
 class RelativePositionBias(nnx.Module):
@@ -150,6 +119,65 @@ def attend(
     return jnp.einsum("bhqs,bhsk->bhqk", weights, value)
 
 
+class Sight(NamedTuple):
+    """What the attention of one stack sees, the same in each of its layers.
+
+    Either `mask` and `bias`, laid out in full for the plain product; or the `segments` that the
+    fused one makes a block of the mask from, and the `table` for a block of the bias.
+    """
+
+    mask: Bool[Array, "B 1 #Lq Lk"] | None = None
+    bias: Float[Array, "H Lq Lk"] | None = None
+    segments: tuple[Int[AnyArray, "B Lq"], Int[AnyArray, "B Lk"]] | None = None
+    table: Float[Array, "H N"] | None = None
+
+
+def fused_obstacle(config: T5Config, queries: int, keys: int, constrain: Constrain) -> str | None:
+    """Returns why attention of these lengths is not run in `fused_attention`'s kernel, or None.
+
+    With `config.attention` "auto" it is on TPUs, wherever the kernel applies; with "fused" wherever
+    it applies, interpreted (slowly) on anything but a TPU; with "plain" never.
+    """
+    if config.attention == "plain":
+        return "it is switched off"
+    if config.attention == "auto" and constrain.platform != "tpu":
+        return f"the devices are no TPUs but {constrain.platform}"
+    # Pallas takes its time to import, and only this path needs it.
+    from flan_train.models.fused_attention import obstacle
+
+    heads = config.num_heads // constrain.parts("heads")
+    return obstacle(queries, keys, heads, config.head_dim, config.dtype)
+
+
+def sight(
+    config: T5Config,
+    query_segments: Int[AnyArray, "B Lq"],
+    key_segments: Int[AnyArray, "B Lk"],
+    *,
+    causal: bool = False,
+    relative: RelativePositionBias | None = None,
+    constrain: Constrain,
+) -> Sight:
+    """Returns what queries see of keys: their own segment, weighed by distance where one is given.
+
+    Args:
+      config: of the model.
+      query_segments: of the queries' places; 0 is padding.
+      key_segments: of the keys' places.
+      causal: whether nothing after the query is seen.
+      relative: the stack's bias by distance.
+      constrain: where activations lie.
+    """
+    queries, keys = query_segments.shape[1], key_segments.shape[1]
+    if fused_obstacle(config, queries, keys, constrain) is None:
+        table = None if relative is None else relative.rel_embedding[...]
+        return Sight(segments=(query_segments, key_segments), table=table)
+    bias = None
+    if relative is not None:
+        bias = constrain(relative(queries, keys), ("heads", None, None))
+    return Sight(segment_mask(query_segments, key_segments, causal=causal), bias)
+
+
 class Attention(nnx.Module):
     """The four projections of one attention: query, key, value [D, H*K] and out [H*K, D]."""
 
@@ -161,6 +189,29 @@ class Attention(nnx.Module):
         self.value = Dense(embed, joined, embed**-0.5, rngs=rngs)
         self.out = Dense(joined, embed, joined**-0.5, rngs=rngs)
 
+    def keys_values(
+        self, x: Float[Array, "B Lk D"], *, constrain: Constrain
+    ) -> tuple[Float[Array, "B Lk J"], Float[Array, "B Lk J"]]:
+        """Returns the keys and values of x, heads joined."""
+        return constrain(self.key(x), JOINED), constrain(self.value(x), JOINED)
+
+    def __call__(
+        self,
+        x: Float[Array, "B Lq D"],
+        key: Float[Array, "B Lk J"],
+        value: Float[Array, "B Lk J"],
+        *,
+        sight: Sight,
+        causal: bool = False,
+        dropout_key: Key | None = None,
+        constrain: Constrain,
+    ) -> Float[Array, "B Lq D"]:
+        """Returns what the queries of x gather from the given keys and values, projected back."""
+        query = constrain(self.query(x), JOINED)
+        arguments = (query, key, value, sight, causal, dropout_key, constrain)
+        gathered = self._plain(*arguments) if sight.segments is None else self._fused(*arguments)
+        return constrain(self.out(gathered), RESIDUAL)
+
     def _split(
         self, joined: Float[Array, "B L J"], constrain: Constrain
     ) -> Float[Array, "B H L K"]:
@@ -168,33 +219,121 @@ class Attention(nnx.Module):
         heads = joined.reshape(batch, length, self.config.num_heads, self.config.head_dim)
         return constrain(heads.transpose(0, 2, 1, 3), HEADS)
 
-    def keys_values(
-        self, x: Float[Array, "B Lk D"], *, constrain: Constrain
-    ) -> tuple[Float[Array, "B H Lk K"], Float[Array, "B H Lk K"]]:
-        """Returns the keys and values of x."""
-        return self._split(self.key(x), constrain), self._split(self.value(x), constrain)
-
-    def __call__(
+    def _plain(
         self,
-        x: Float[Array, "B Lq D"],
-        key: Float[Array, "B H Lk K"],
-        value: Float[Array, "B H Lk K"],
-        *,
-        mask: Bool[Array, "B 1 #Lq Lk"],
-        bias: Float[Array, "H Lq Lk"] | None = None,
-        dropout_key: Key | None = None,
+        query: Float[Array, "B Lq J"],
+        key: Float[Array, "B Lk J"],
+        value: Float[Array, "B Lk J"],
+        sight: Sight,
+        causal: bool,
+        dropout_key: Key | None,
         constrain: Constrain,
-    ) -> Float[Array, "B Lq D"]:
-        """Returns what the queries of x gather from the given keys and values, projected back."""
+    ) -> Float[Array, "B Lq J"]:
+        del causal  # in the mask
+        assert sight.mask is not None
+        if self.config.attention == "auto" and constrain.platform == "cpu":
+            return self._by_rows(query, key, value, sight, dropout_key, constrain)
         gathered = attend(
-            self._split(self.query(x), constrain),
-            key,
-            value,
-            mask=mask,
-            bias=bias,
+            *(self._split(x, constrain) for x in (query, key, value)),
+            mask=sight.mask,
+            bias=sight.bias,
             dropout_rate=self.config.dropout_rate,
             dropout_key=dropout_key,
         )
-        batch, heads, length, width = gathered.shape
-        joined = gathered.transpose(0, 2, 1, 3).reshape(batch, length, heads * width)
-        return constrain(self.out(joined), RESIDUAL)
+        return gathered.transpose(0, 2, 1, 3).reshape(query.shape)
+
+    def _by_rows(
+        self,
+        query: Float[Array, "B Lq J"],
+        key: Float[Array, "B Lk J"],
+        value: Float[Array, "B Lk J"],
+        sight: Sight,
+        dropout_key: Key | None,
+        constrain: Constrain,
+    ) -> Float[Array, "B Lq J"]:
+        assert sight.mask is not None
+
+        def local(
+            query: Array,
+            key: Array,
+            value: Array,
+            mask: Array,
+            bias: Array | None,
+            scale: Array | None,
+        ) -> Array:
+            heads = query.shape[-1] // self.config.head_dim
+            return row_attention(query, key, value, mask, bias, scale, heads)
+
+        run = constrain.per_shard(
+            local,
+            (
+                *(JOINED, JOINED, JOINED),
+                ("batch", None, None),
+                ("heads", None, None),
+                ("batch", "heads", "length"),
+            ),
+            JOINED,
+        )
+        scale = self._value_scale(key, dropout_key, constrain)
+        return run(query, key, value, sight.mask[:, 0], sight.bias, scale)
+
+    def _value_scale(
+        self, key: Float[Array, "B Lk J"], dropout_key: Key | None, constrain: Constrain
+    ) -> Float[Array, "B H Lk"] | None:
+        """Returns what dropout of attention weights does to each key's value, float32."""
+        if dropout_key is None or not self.config.dropout_rate:
+            return None
+        # The weights of a key are dropped for all queries at once: its value is.
+        ones = jnp.ones((key.shape[0], self.config.num_heads, 1, key.shape[1]), jnp.float32)
+        dropped = dropout(ones, self.config.dropout_rate, dropout_key)[:, :, 0]
+        return constrain(dropped, ("batch", "heads", "length"))
+
+    def _fused(
+        self,
+        query: Float[Array, "B Lq J"],
+        key: Float[Array, "B Lk J"],
+        value: Float[Array, "B Lk J"],
+        sight: Sight,
+        causal: bool,
+        dropout_key: Key | None,
+        constrain: Constrain,
+    ) -> Float[Array, "B Lq J"]:
+        from flan_train.models.fused_attention import fused_attention
+
+        assert sight.segments is not None
+        config = self.config
+        scale = self._value_scale(key, dropout_key, constrain)
+
+        def local(
+            query: Array,
+            key: Array,
+            value: Array,
+            query_segments: Array | None,
+            key_segments: Array,
+            table: Array | None,
+            scale: Array | None,
+        ) -> Array:
+            return fused_attention(
+                query,
+                key,
+                value,
+                key_segments if query_segments is None else query_segments,
+                key_segments,
+                table,
+                heads=query.shape[-1] // config.head_dim,
+                causal=causal,
+                bidirectional=not causal,
+                max_distance=config.relative_max_distance,
+                value_scale=scale,
+                interpret=constrain.platform != "tpu",
+            )
+
+        run = constrain.per_shard(
+            local,
+            (JOINED, JOINED, JOINED, ROWS, ROWS, ("heads", None), ("batch", "heads", "length")),
+            JOINED,
+        )
+        # One array in self-attention: the kernel then knows that every query sees itself.
+        queries, keys = sight.segments
+        segments = (None if queries is keys else queries, keys)
+        return run(query, key, value, *segments, sight.table, scale)

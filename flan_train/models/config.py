@@ -9,6 +9,9 @@ import gin
 from flan_train.errors import UserError, unknown_name
 
 MLP_ACTIVATIONS = ("gated-gelu", "relu")
+ATTENTIONS = ("auto", "fused", "plain")
+# What the fused attention calls its results, so that they can be kept for its gradient.
+FUSED_RESULTS = ("attention_out", "attention_stats")
 REMAT_POLICIES = ("none", "full", "dots")
 # No float16: its range needs a scaled loss, which the trainer does not do.
 ACTIVATION_DTYPES = ("float32", "bfloat16")
@@ -30,7 +33,7 @@ _POSITIVE = (
 class T5Config:
     """The shape of a T5 and the way its layers run; sizes are counts of elements.
 
-    Sizes follow Raffel et al. 2020 (T5 1.0) and the T5 1.1 release. The last five fields change
+    Sizes follow Raffel et al. 2020 (T5 1.0) and the T5 1.1 release. The last six fields change
     how the model runs, never which parameters it has.
 
     Raises:
@@ -53,6 +56,7 @@ class T5Config:
     dtype: str = "float32"
     scan_layers: bool = True
     remat_policy: str = "none"
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -62,6 +66,7 @@ class T5Config:
         for name, known in (
             ("mlp_activation", MLP_ACTIVATIONS),
             ("remat_policy", REMAT_POLICIES),
+            ("attention", ATTENTIONS),
             ("dtype", ACTIVATION_DTYPES),
         ):
             if getattr(self, name) not in known:

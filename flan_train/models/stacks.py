@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 
-from flan_train.models.attention import Attention, RelativePositionBias
-from flan_train.models.config import T5Config
+from flan_train.models.attention import Attention, RelativePositionBias, Sight, sight
+from flan_train.models.config import FUSED_RESULTS, T5Config
 from flan_train.models.layers import (
     RESIDUAL,
+    AnyArray,
     Constrain,
     Key,
     LogitsDense,
@@ -45,8 +46,7 @@ class EncoderLayer(nnx.Module):
         self,
         x: Float[Array, "B L D"],
         *,
-        bias: Float[Array, "H L L"],
-        mask: Bool[Array, "B 1 L L"],
+        sight: Sight,
         dropout_key: Key | None,
         constrain: Constrain,
     ) -> Float[Array, "B L D"]:
@@ -55,7 +55,7 @@ class EncoderLayer(nnx.Module):
         normed = self.pre_attention_layer_norm(x)
         key, value = self.attention.keys_values(normed, constrain=constrain)
         y = self.attention(
-            normed, key, value, mask=mask, bias=bias, dropout_key=keys[0], constrain=constrain
+            normed, key, value, sight=sight, dropout_key=keys[0], constrain=constrain
         )
         x = x + dropout(y, self.rate, keys[1])
         y = self.mlp(self.pre_mlp_layer_norm(x), dropout_key=keys[2], constrain=constrain)
@@ -79,9 +79,8 @@ class DecoderLayer(nnx.Module):
         x: Float[Array, "B Lt D"],
         encoded: Float[Array, "B Ls D"],
         *,
-        bias: Float[Array, "H Lt Lt"],
-        mask: Bool[Array, "B 1 Lt Lt"],
-        cross_mask: Bool[Array, "B 1 #Lt Ls"],
+        sight: Sight,
+        cross_sight: Sight,
         dropout_key: Key | None,
         constrain: Constrain,
     ) -> Float[Array, "B Lt D"]:
@@ -90,7 +89,13 @@ class DecoderLayer(nnx.Module):
         normed = self.pre_self_attention_layer_norm(x)
         key, value = self.self_attention.keys_values(normed, constrain=constrain)
         y = self.self_attention(
-            normed, key, value, mask=mask, bias=bias, dropout_key=keys[0], constrain=constrain
+            normed,
+            key,
+            value,
+            sight=sight,
+            causal=True,
+            dropout_key=keys[0],
+            constrain=constrain,
         )
         x = x + dropout(y, self.rate, keys[1])
         key, value = self.encoder_decoder_attention.keys_values(encoded, constrain=constrain)
@@ -98,7 +103,7 @@ class DecoderLayer(nnx.Module):
             self.pre_cross_attention_layer_norm(x),
             key,
             value,
-            mask=cross_mask,
+            sight=cross_sight,
             dropout_key=keys[2],
             constrain=constrain,
         )
@@ -120,18 +125,20 @@ class Encoder(nnx.Module):
         self,
         x: Float[Array, "B L D"],
         *,
-        mask: Bool[Array, "B 1 L L"],
+        segment_ids: Int[AnyArray, "B L"],
         dropout_key: Key | None,
         constrain: Constrain,
     ) -> Float[Array, "B L D"]:
         """Returns the encoding of the embedded tokens x."""
         before, within, after = site_keys(dropout_key, 3)
-        bias = constrain(self.relpos_bias(x.shape[1], x.shape[1]), ("heads", None, None))
+        seen = sight(
+            self.config, segment_ids, segment_ids, relative=self.relpos_bias, constrain=constrain
+        )
         x = constrain(dropout(x, self.config.dropout_rate, before), RESIDUAL)
 
         def call(layer: EncoderLayer, x: Array, index: Array) -> Array:
             key = None if within is None else jax.random.fold_in(within, index)
-            return layer(x, bias=bias, mask=mask, dropout_key=key, constrain=constrain)
+            return layer(x, sight=seen, dropout_key=key, constrain=constrain)
 
         x = run_layers(self.layers, x, call, self.config)
         return dropout(self.encoder_norm(x), self.config.dropout_rate, after)
@@ -154,23 +161,33 @@ class Decoder(nnx.Module):
         x: Float[Array, "B Lt D"],
         encoded: Float[Array, "B Ls D"],
         *,
-        mask: Bool[Array, "B 1 Lt Lt"],
-        cross_mask: Bool[Array, "B 1 Lt Ls"],
+        segment_ids: Int[AnyArray, "B Lt"],
+        cross_segment_ids: tuple[Int[AnyArray, "B Lt"], Int[AnyArray, "B Ls"]],
         dropout_key: Key | None,
         constrain: Constrain,
     ) -> Float[Array, "B Lt D"]:
-        """Returns the final states for the embedded tokens x, given the encoded inputs."""
+        """Returns the final states for the embedded tokens x, given the encoded inputs.
+
+        A target place sees the inputs whose number of `cross_segment_ids` is its own.
+        """
         before, within, after = site_keys(dropout_key, 3)
-        bias = constrain(self.relpos_bias(x.shape[1], x.shape[1]), ("heads", None, None))
+        seen = sight(
+            self.config,
+            segment_ids,
+            segment_ids,
+            causal=True,
+            relative=self.relpos_bias,
+            constrain=constrain,
+        )
+        seen_inputs = sight(self.config, *cross_segment_ids, constrain=constrain)
         x = constrain(dropout(x, self.config.dropout_rate, before), RESIDUAL)
 
         def call(layer: DecoderLayer, x: Array, index: Array) -> Array:
             return layer(
                 x,
                 encoded,
-                bias=bias,
-                mask=mask,
-                cross_mask=cross_mask,
+                sight=seen,
+                cross_sight=seen_inputs,
                 dropout_key=None if within is None else jax.random.fold_in(within, index),
                 constrain=constrain,
             )
@@ -198,7 +215,8 @@ def run_layers(
     `layers` is a stacked module. With `config.scan_layers` one compiled body runs N times;
     otherwise the layers are laid out one after another, which the compiler may overlap at the price
     of compile time. The numbers are the same. `config.remat_policy` says what a layer keeps for its
-    gradient: "none" everything, "dots" the products with weights, "full" only its input.
+    gradient: "none" everything; "dots" the products with weights and what the fused attention gives
+    (the plain one's weights are made again); "full" only its input.
     """
     graph, stack = nnx.split(layers)
     count = jax.tree.leaves(stack)[0].shape[0]
@@ -209,7 +227,11 @@ def run_layers(
     if config.remat_policy != "none":
         policy = None
         if config.remat_policy == "dots":
-            policy = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
+            policies = jax.checkpoint_policies
+            policy = policies.save_from_both_policies(
+                policies.checkpoint_dots_with_no_batch_dims,
+                policies.save_only_these_names(*FUSED_RESULTS),
+            )
         # Inside a scan nothing can be merged across the boundary, so the guard only costs.
         body = jax.checkpoint(body, policy=policy, prevent_cse=not config.scan_layers)
     indices = jnp.arange(count, dtype=jnp.int32)

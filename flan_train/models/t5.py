@@ -20,7 +20,6 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Int
 
-from flan_train.models.attention import segment_mask
 from flan_train.models.config import T5Config
 from flan_train.models.layers import (
     AnyArray,
@@ -42,8 +41,10 @@ __all__ = [
     "count_params",
     "decode_alternatives",
     "encode",
+    "final_states",
     "init_params",
     "logits",
+    "output_projection",
     "param_axes",
 ]
 
@@ -87,7 +88,7 @@ class T5(nnx.Module):
         """Returns the encoded inputs in the activation dtype."""
         return self.encoder(
             self.token_embedder(tokens, self.config.dtype),
-            mask=segment_mask(segment_ids, segment_ids, causal=False),
+            segment_ids=segment_ids,
             dropout_key=dropout_key,
             constrain=constrain,
         )
@@ -101,17 +102,16 @@ class T5(nnx.Module):
         *,
         dropout_key: Key | None,
         constrain: Constrain,
-    ) -> Float[Array, "B Lt V"]:
-        """Returns float32 logits for every target place."""
-        x = self.decoder(
+    ) -> Float[Array, "B Lt D"]:
+        """Returns the decoder's final states."""
+        return self.decoder(
             self.token_embedder(tokens, self.config.dtype),
             encoded,
-            mask=segment_mask(segment_ids, segment_ids, causal=True),
-            cross_mask=segment_mask(segment_ids, encoder_segment_ids, causal=False),
+            segment_ids=segment_ids,
+            cross_segment_ids=(segment_ids, encoder_segment_ids),
             dropout_key=dropout_key,
             constrain=constrain,
         )
-        return self.logits(x, constrain=constrain)
 
     def logits(self, x: Float[Array, "B Lt D"], *, constrain: Constrain) -> Float[Array, "B Lt V"]:
         """Returns float32 logits of the decoder's final states."""
@@ -180,6 +180,19 @@ def apply(
       dropout_key: None switches dropout off.
       constrain: called with an activation and its logical axes, returns it sharded.
     """
+    states = final_states(params, config, batch, dropout_key=dropout_key, constrain=constrain)
+    return logits(params, config, states, constrain=constrain)
+
+
+def final_states(
+    params: Params,
+    config: T5Config,
+    batch: Mapping[str, Any],
+    *,
+    dropout_key: Key | None = None,
+    constrain: Constrain = unconstrained,
+) -> Float[Array, "B Lt D"]:
+    """Returns the decoder's final states of a batch, from which `logits` follow; as `apply`."""
     module = _module(params, config)
     encoder_key, decoder_key = site_keys(dropout_key, 2)
     encoder_segments = jnp.asarray(batch["encoder_segment_ids"])
@@ -197,6 +210,16 @@ def apply(
         dropout_key=decoder_key,
         constrain=constrain,
     )
+
+
+def output_projection(
+    params: Params, config: T5Config, states: Float[Array, "B Lt D"]
+) -> tuple[Float[Array, "B Lt D"], Float[Array, "D V"]]:
+    """Returns (x, table) such that the logits of final states are x @ table; table is float32."""
+    if config.tie_embeddings:
+        scale = jnp.asarray(config.embed_dim**-0.5, states.dtype)
+        return states * scale, params["token_embedder"]["embedding"].T
+    return states, params["decoder"]["logits_dense"]["kernel"]
 
 
 def encode(
@@ -235,8 +258,8 @@ def decode_alternatives(
     return module.decoder(
         module.token_embedder(tokens, config.dtype),
         encoded,
-        mask=segment_mask(segment_ids, segment_ids, causal=True),
-        cross_mask=segment_mask(ones, encoder_segment_ids, causal=False),
+        segment_ids=segment_ids,
+        cross_segment_ids=(ones, encoder_segment_ids),
         dropout_key=None,
         constrain=constrain,
     )

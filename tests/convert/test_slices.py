@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flan_train import checkpoint_checksums, checkpoints
+from flan_train import checkpoint_checksums, checkpoint_files, checkpoints
 from flan_train.convert import slices
 from flan_train.errors import UserError
 
@@ -62,7 +62,8 @@ def test_what_was_written_is_restored_whole_and_sharded(
     assert meta["step"] == 7
     assert_same_bits(params, TREE)
     recorded = json.loads((folder / "meta" / "metadata").read_text())["checksums"]
-    assert recorded == {"params": checkpoint_checksums.of_numpy(TREE)}
+    assert recorded["params"] == checkpoint_checksums.of_numpy(TREE)
+    assert recorded["shapes"] == {"params": checkpoint_files.described(TREE)}
 
     mesh = jax.make_mesh((2,), ("x",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))

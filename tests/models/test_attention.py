@@ -10,13 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flan_train.models.attention import (
-    RelativePositionBias,
-    attend,
-    bucket_starts,
-    relative_buckets,
-    segment_mask,
-)
+from flan_train.models.attention import RelativePositionBias, attend, segment_mask
+from flan_train.models.buckets import bucket_starts, relative_buckets
 from tests.models import seeded
 
 CONFIG = seeded.SIZES["t5_1_1_small"]

@@ -15,7 +15,7 @@ from jaxtyping import TypeCheckError, jaxtyped
 
 from flan_train.convert.hf_table import flat
 from flan_train.models import t5
-from flan_train.models.layers import dropout
+from flan_train.models.layers import dropout, unconstrained
 from tests.models import seeded
 
 CONFIG = dataclasses.replace(
@@ -219,14 +219,24 @@ def test_dropout_keeps_the_mean_and_drops_whole_columns() -> None:
 def test_constrain_sees_every_activation_with_an_axis_name_a_dimension() -> None:
     seen = set()
 
-    def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-        assert len(axes) == x.ndim
-        seen.add(axes)
-        return x
+    class Recording:
+        platform = "cpu"
 
-    jax.eval_shape(lambda: t5.apply(initial(), CONFIG, batch(), constrain=constrain))
+        def __call__(self, x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+            assert len(axes) == x.ndim
+            seen.add(axes)
+            return x
+
+        def parts(self, axis: str) -> int:
+            raise AssertionError(axis)
+
+        per_shard = unconstrained.per_shard
+
+    config = dataclasses.replace(CONFIG, attention="plain")
+    jax.eval_shape(lambda: t5.apply(initial(), config, batch(), constrain=Recording()))
     assert seen == {
         ("batch", "length", "embed"),
+        ("batch", "length", "heads"),
         ("batch", "heads", "length", "kv"),
         ("batch", "length", "mlp"),
         ("batch", "length", "vocab"),
