@@ -169,8 +169,14 @@ def compiling(quick: bool) -> tuple[list[figures.Figure], list[figures.Bar]]:
     return found, bars
 
 
+def as_figure(bar: figures.Bar) -> figures.Figure:
+    """Returns a bar as it stands among the figures: reached where its ratio is 1 or more."""
+    name = f"{bar.name}: bar"
+    return figures.Figure(name, bar.found, bar.unit, bar.limit, "the bar", bar.at_most)
+
+
 def main() -> int:
-    """Reads the command line, runs what is asked for, prints the table and writes the JSON."""
+    """Prints the table and writes the JSON of what is asked for; 1 where a bar is not reached."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--json", metavar="PATH", help="write the figures as a list")
     parser.add_argument("--sizes", default="small,base", help="comma-separated; none to skip them")
@@ -209,8 +215,10 @@ def main() -> int:
     print(f"load {os.getloadavg()[0]:.1f} at the end, {time.strftime('%H:%M')}")
     if arguments.json:
         rows: list[dict[str, Any]] = [figure.row() for figure in found]
+        rows += [as_figure(bar).row() for bar in bars]
         pathlib.Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
-    return 0
+    # A tiny model is no measure of anything.
+    return int(not arguments.quick and not all(bar.reached for bar in bars))
 
 
 if __name__ == "__main__":

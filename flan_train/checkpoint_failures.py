@@ -63,12 +63,20 @@ def told_once() -> None:
 
 def remove_unfinished(path: pathlib.Path) -> None:
     """Removes what a save that failed has left of the folder `path`, under Orbax's names for it."""
-    # TensorStore ends what it has begun, and makes folders for it that are there no more.
+    remove_left(path.parent, f"{path.name}{UNFINISHED}")
+
+
+def remove_left(parent: pathlib.Path, name: str) -> None:
+    """Removes the folders whose names begin so, until they stay away for a tenth of a second.
+
+    TensorStore ends what it has begun when a save fails, and for that makes folders again which are
+    there no more. After some seconds the removal is given up.
+    """
     away = 0
     for _ in range(_LOOKS):
-        there = list(path.parent.glob(f"{glob.escape(path.name)}{UNFINISHED}*"))
-        for left in there:
-            shutil.rmtree(left, ignore_errors=True)
+        there = list(parent.glob(f"{glob.escape(name)}*"))
+        for path in there:
+            shutil.rmtree(path, ignore_errors=True)
         away = 0 if there else away + 1
         if away == _AWAY:
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -59,13 +61,23 @@ def run(options: argparse.Namespace, bindings: Sequence[str]) -> int:
 
     topology = _topology(options)
     plan_process.check_compiler(topology)
-    if options.search and (options.search_limit < 1 or not options.search_seconds > 0):
+    seconds = options.search_seconds
+    if options.search and (options.search_limit < 1 or not 0 < seconds < math.inf):
         raise UserError(
             "a search needs something to try and time for it",
             where=f"--search_limit={options.search_limit}, "
             f"--search_seconds={options.search_seconds:g}",
-            expected="at least 1 program, more than 0 seconds",
+            expected="at least 1 program, a number of seconds above 0",
         )
+    if options.search and options.hlo:
+        raise UserError(
+            "a search compiles many programs and writes the text of none",
+            where=f"--search, --hlo={options.hlo}",
+            expected="one of the two",
+            fix="plan the layout that the search found best, with --hlo",
+        )
+    for flag, path in (("--json", options.json), ("--hlo", options.hlo)):
+        _check_file(flag, path)
     resolved = cli_gin.resolved(options, bindings)
 
     from flan_train import plan, plan_search, plan_step, plan_text, verbs
@@ -109,8 +121,9 @@ def run(options: argparse.Namespace, bindings: Sequence[str]) -> int:
     for line in plan_text.lines(made):
         say(line)
     for path in _places(options.json, arguments["model_dir"]):
+        there = path.exists()
         plan.write(made, path)
-        say(f"written to {path}")
+        say(f"{'replaced' if there else 'written to'} {path}")
     return 0
 
 
@@ -122,6 +135,27 @@ def _places(json_path: str | None, model_dir: str) -> list[pathlib.Path]:
     if pathlib.Path(model_dir).is_dir():
         found.append(pathlib.Path(model_dir) / plan.FILE)
     return found
+
+
+def _check_file(flag: str, path: str | None) -> None:
+    """Raises UserError where a file could not be written: before the compiling, not after it."""
+    if path is None:
+        return
+    place = pathlib.Path(path).absolute()
+    if not place.parent.is_dir():
+        wrong = f"there is no folder {place.parent}"
+    elif place.is_dir():
+        wrong = "it is a folder"
+    elif not os.access(place if place.exists() else place.parent, os.W_OK):
+        wrong = "it is not allowed"
+    else:
+        return
+    raise UserError(
+        f"{flag} cannot be written: {wrong}",
+        where=str(place),
+        expected="a file in a folder that is there",
+        fix="name another file, or make the folder",
+    )
 
 
 def _topology(options: argparse.Namespace):  # type: ignore[no-untyped-def]

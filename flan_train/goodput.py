@@ -77,7 +77,7 @@ class Stopwatch:
         # A part that still runs is not in `parts`, and clocks are read at slightly other moments.
         whole = max(self.wall(), known, 1e-9)
         parts = {shown: self.parts[name] for name, shown in SHOWN.items() if self.parts.get(name)}
-        parts[OTHER] = whole - sum(parts.values())
+        parts[OTHER] = max(whole - sum(parts.values()), 0.0)
         return {name: seconds / whole for name, seconds in parts.items()}
 
     def goodput(self) -> str:

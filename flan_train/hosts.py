@@ -104,6 +104,10 @@ def find(
             expected=f"a number from 0 to {count - 1}",
         )
     if devices is None and (listed := environment.get("JAX_LOCAL_DEVICE_IDS")):
+        if not re.fullmatch(r"\d+(,\d+)*", listed):
+            raise errors.UserError(
+                f"JAX_LOCAL_DEVICE_IDS is '{listed}'", expected="numbers and commas, such as 0,1"
+            )
         devices = tuple(int(word) for word in listed.split(","))
     return Place(coordinator, count, index, devices, expected_hosts(environment))
 
@@ -183,6 +187,8 @@ def expected_hosts(environment: Mapping[str, str]) -> tuple[str, ...]:
     ):
         for part in ranges.split(",") if ranges else ():
             first, _, last = part.partition("-")
+            if not re.fullmatch(r"\d+(-\d+)?", part):
+                return ()  # the names only help to say which machine is missing
             found += [
                 f"{prefix}{number:0{len(first)}d}{suffix}"
                 for number in range(int(first), int(last or first) + 1)
@@ -319,10 +325,8 @@ class _Guard:
 
     def wait_for_all(self, place: str) -> None:
         """Returns when every process has come to this place of the run."""
-        name = place
-        if place != host_watch.END:
-            self._places += 1
-            name = f"{self._places} {place}"
+        self._places += place != host_watch.END
+        name = place if place == host_watch.END else f"{self._places} {place}"
         reached = self._reached[name] = threading.Event()
         self._tell({"at": name})
         reached.wait()
@@ -377,8 +381,7 @@ def _patience(error: Exception) -> float:
     """Returns how long, in seconds, another process may yet turn out to be the reason."""
     import jax
 
-    from_elsewhere = isinstance(error, jax.errors.JaxRuntimeError)
-    if from_elsewhere and "RESOURCE_EXHAUSTED" not in str(error):
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
         return SECONDS_FOR_A_LOSS_TO_SHOW
     return 5.0
 

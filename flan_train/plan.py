@@ -1,7 +1,8 @@
 """What an update would take on devices that are not here: its plan, from the compiled program.
 
-Times are bounds of a roofline: computing and main memory at their published peaks, one hidden
-behind the other, nothing waiting. Communication is told apart, as if nothing of it were hidden.
+Times are bounds of a roofline: computing, main memory and communication at their published peaks,
+nothing waiting. The shortest step hides all three behind the longest; beside it stand the step that
+hides nothing of communication, and the one of computing and main memory alone.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def derived(
             "scan_layers": model.scan_layers,
             "remat_policy": model.remat_policy,
             "attention": model.attention,
+            "attention_used": measured["attention"],
             "dropout_rate": model.dropout_rate,
         },
         "parameters": measured["parameters"],
@@ -151,20 +153,31 @@ def _roofline(
     wanted: float,
     topology: Topology,
 ) -> dict[str, Any]:
+    """Bounds of a step: "step_seconds", "bound_by" and "mfu_bound" are those of all three roofs.
+
+    "_exposed" hides nothing of communication, "_apart" leaves it out, "_accessed" leaves it out and
+    takes all that XLA counts as accessed for traffic of main memory.
+    """
     chip = topology.chip
     compute, hbm = costs["flops"] / chip.flops, costs["hbm"] / chip.hbm_rate
     accessed = costs["accessed"] / chip.hbm_rate
+    communication = sum(row["seconds"] for row in collectives)
+    roofs = {"compute": compute, "HBM": hbm, "communication": communication}
     best = wanted / topology.devices / chip.flops
-    step, upper = max(compute, hbm), max(compute, accessed)
+    apart = max(compute, hbm)
+    step, exposed, upper = max(roofs.values()), apart + communication, max(compute, accessed)
     return {
         "compute_seconds": compute,
         "hbm_seconds": hbm,
         "accessed_seconds": accessed,
-        "communication_seconds": sum(row["seconds"] for row in collectives),
+        "communication_seconds": communication,
         "step_seconds": step,
-        "bound_by": "compute" if compute >= hbm else "HBM",
+        "bound_by": max(roofs, key=lambda name: roofs[name]),
         "mfu_bound": best / step if step else None,
-        # As if all that XLA counts as accessed passed through main memory.
+        "step_seconds_exposed": exposed,
+        "mfu_bound_exposed": best / exposed if exposed else None,
+        "step_seconds_apart": apart,
+        "mfu_bound_apart": best / apart if apart else None,
         "mfu_bound_accessed": best / upper if upper else None,
     }
 

@@ -75,7 +75,8 @@ def text(made: Sequence[Mapping[str, Any]]) -> str:
 def _table(made: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     head = (
         "recipe | devices | mesh | peak of a device | free | FLOP | bytes of main memory | "
-        "step at best | MFU at most | communication"
+        "attention | compute | communication | step at best | MFU at most | with no communication "
+        "hidden"
     )
     yield f"| {head} |"
     yield "|" + "---|" * (head.count("|") + 1)
@@ -90,9 +91,12 @@ def _table(made: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             plan_text.percent(memory["headroom"]) if memory["limit"] else "-",
             f"{one['flops']:.3g}",
             f"{one['hbm_bytes']:.3g}",
-            plan_text.seconds(roof["step_seconds"]),
-            plan_text.percent(roof["mfu_bound"]),
+            one["settings"]["attention_used"].partition(" (")[0],
+            plan_text.seconds(roof["compute_seconds"]),
             plan_text.seconds(roof["communication_seconds"]),
+            f"{plan_text.seconds(roof['step_seconds'])}, {roof['bound_by']}",
+            plan_text.percent(roof["mfu_bound"]),
+            plan_text.percent(roof["mfu_bound_exposed"]),
         )
         yield f"| {' | '.join(cells)} |"
 

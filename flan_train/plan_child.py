@@ -1,4 +1,4 @@
-"""Runs one measurement in a process of its own: `python -m flan_train.plan_child ANSWER`.
+"""Runs one measurement in a process of its own: `python -m flan_train.plan_child`.
 
 The compiler of an absent machine is chosen before JAX starts, writes much to the terminal, and may
 end the process that it runs in. So each program is compiled in a process made for it.
@@ -6,26 +6,43 @@ end the process that it runs in. So each program is compiled in a process made f
 
 from __future__ import annotations
 
-import pickle
+import json
+import os
 import sys
+import threading
 
 
-def main(path: str) -> None:
-    """Reads a pickled request from the standard input, writes the pickled answer to a file.
+def main() -> None:
+    """Reads a request, a line of JSON, from the standard input; answers on the standard output.
 
-    The request is (settings, topology, path for the program's text or None), the answer what
-    `plan_step.measure` returns, or the UserError that it raised.
+    The request is {"settings", "topology", "slices", "hlo_path"}, the answer {"measured"}, what
+    `plan_step.measure` returns, or {"error"}, the four texts of the UserError that it raised. When
+    the standard input is closed before, whoever asked has ended, and this process does too.
     """
-    settings, topology, hlo_path = pickle.load(sys.stdin.buffer)
-    from flan_train import errors, plan_step
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_the_asker, daemon=True).start()
+    # The compilers' own lines must not come between.
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    from flan_train import errors, plan_chips, plan_step
 
     try:
-        answer: object = plan_step.measure(settings, topology, hlo_path)
+        settings = plan_step.Settings.from_json(request["settings"])
+        topology = plan_chips.parse(request["topology"], request["slices"])
+        found = {"measured": plan_step.measure(settings, topology, request["hlo_path"])}
     except errors.UserError as error:
-        answer = error
-    with open(path, "wb") as file:
-        pickle.dump(answer, file)
+        fields = ("what", "where", "expected", "fix")
+        found = {"error": {name: getattr(error, name) for name in fields}}
+    with answer:
+        json.dump(found, answer, allow_nan=False)
+
+
+def _end_with_the_asker() -> None:
+    # Not sys.stdin: a thread that waits in it would keep the process from ending.
+    while os.read(0, 1):
+        pass
+    os._exit(1)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

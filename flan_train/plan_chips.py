@@ -29,7 +29,8 @@ class Chip:
       hbm_bytes: main memory that a program can use; None where it is not limited by the chip.
       link_rate: bytes a second of one interconnect link in one direction.
       dimensions: of the torus that the links make.
-      wraps_at: a side of the torus is closed to a ring when this divides it.
+      wraps_at: a side is closed to a ring when this divides it; of three dimensions all sides are,
+        or none (`plan_collectives.Network.closed`).
       dcn_rate: bytes a second and chip of the data centre's network.
       config: the compiler's name of the configuration that makes a chip one device.
       source: where the figures are published.
@@ -131,8 +132,9 @@ def parse(name: str, slices: int = 1) -> Topology:
             f"'{name}' is no topology", where="--topology", expected=FORMS, fix="name one of these"
         )
     if slices < 1 or math.prod(sides) * slices > _MOST_DEVICES:
+        slices_of = "" if slices == 1 else f"{slices} slices of "
         raise UserError(
-            f"{slices} slices of {name} are {math.prod(sides) * slices:,} devices",
+            f"{slices_of}{name} would be {math.prod(sides) * slices:,} devices",
             where="--topology, --slices",
             expected=f"1 to {_MOST_DEVICES:,} devices in all",
         )

@@ -100,9 +100,20 @@ class Network(NamedTuple):
         for dimension, side in enumerate(self.sides):
             along = len(set(self.places[members, dimension]))
             if along > 1:
-                ring = along == side and not side % self.chip.wraps_at
-                rate += self.chip.link_rate * (2 if ring or along == 2 else 1)
+                # Two neighbours share one link; a line is as fast as the chips at its ends.
+                ring = along == side > 2 and self.closed(dimension)
+                rate += self.chip.link_rate * (2 if ring else 1)
         return rate or self.chip.link_rate
+
+    def closed(self, dimension: int) -> bool:
+        """Returns whether the links of a dimension come back to where they began.
+
+        A slice of three-dimensional chips is a torus only if every side is a multiple of 4, and a
+        mesh else; a side of two-dimensional ones is closed by itself. Source: "TPU v4", 3D mesh and
+        3D torus, https://cloud.google.com/tpu/docs/v4
+        """
+        sides = self.sides if self.chip.dimensions == 3 else [self.sides[dimension]]
+        return not any(side % self.chip.wraps_at for side in sides)
 
 
 def collectives(module: Module, runs: Iterable[Run], network: Network) -> list[Collective]:

@@ -76,7 +76,7 @@ class Costs:
 
     Args:
       module: what was compiled.
-      tuple_bytes: bytes of a tuple's table of pointers, by the number of its entries.
+      tpu: whether it is for TPUs, where a tuple's table of pointers fills whole 512 bytes.
     """
 
     def __init__(self, module: Module, *, tpu: bool) -> None:

@@ -126,19 +126,14 @@ def trip_count(module: Module, computation: Computation, one: Instruction) -> in
         return None
     place = _place(pair[0])
     first = _entering(computation, one, place)
-    last = (
-        _number(pair[1])
-        if pair[1].opcode == "constant"
-        else _entering(computation, one, _place(pair[1]))
-        if pair[1].opcode == "get-tuple-element"
-        else None
-    )
-    step = _step(module, body, place)
+    last = _held(computation, one, body, pair[1])
+    step = _step(module, computation, one, body, place)
     if first is None or last is None or not step:
         return None
     span = {"LT": last - first, "LE": last - first + 1, "GT": first - last, "GE": first - last + 1}
     if direction == "NE":
-        return (last - first) // step
+        trips, rest = divmod(last - first, step)
+        return None if rest or trips < 0 else trips
     if direction not in span or (step > 0) != direction.startswith("L"):
         return None
     return max(0, math.ceil(span[direction] / abs(step)))
@@ -176,24 +171,50 @@ def _entering(computation: Computation, one: Instruction, place: int) -> int | N
     return _number(value) if value.opcode == "constant" else None
 
 
-def _step(module: Module, body: Computation, place: int) -> int | None:
-    """What the body adds to the number at a place of its tuple."""
+def _held(
+    computation: Computation, one: Instruction, body: Computation, value: Instruction
+) -> int | None:
+    """The number that a value of a loop's body or condition is in every trip, if it is constant."""
+    if value.opcode == "constant":
+        return _number(value)
+    if value.opcode != "get-tuple-element" or body.root.opcode != "tuple":
+        return None
+    place = _place(value)
+    handed_on = _source(body, body.instructions[body.root.operands[place]])
+    return _entering(computation, one, place) if _is_element(body, handed_on, place) else None
+
+
+def _is_element(body: Computation, value: Instruction, place: int) -> bool:
+    """Whether a value is the loop's own at a place of its tuple."""
+    return (
+        value.opcode == "get-tuple-element"
+        and _place(value) == place
+        and body.instructions[value.operands[0]].opcode == "parameter"
+    )
+
+
+def _step(
+    module: Module, computation: Computation, one: Instruction, body: Computation, place: int
+) -> int | None:
+    """What a loop's body adds to the number at a place of its tuple; None if that is not plain."""
     if body.root.opcode != "tuple":
         return None
-    value = _source(body, body.instructions[body.root.operands[place]])
-    sides: list[Instruction]
-    if value.opcode == "fusion":
-        inside = module.computations[value.called[0]]
-        value, computation = _source(inside, inside.root), inside
-    else:
-        computation = body
+    outer = value = _source(body, body.instructions[body.root.operands[place]])
+    inside = body
+    if outer.opcode == "fusion":
+        inside = module.computations[outer.called[0]]
+        value = _source(inside, inside.root)
     if value.opcode not in ("add", "subtract"):
         return None
-    sides = [_source(computation, item) for item in computation.operands(value)]
-    for side in sides:
-        if side.opcode == "constant":
-            number = _number(side)
-            return -number if number is not None and value.opcode == "subtract" else number
-        if side.opcode == "get-tuple-element" and _place(side) != place:
-            return 1
-    return None
+    left, right = (
+        _source(body, body.instructions[outer.operands[int(side.literal)]])
+        if inside is not body and side.opcode == "parameter"
+        else side
+        for side in (_source(inside, item) for item in inside.operands(value))
+    )
+    if value.opcode == "add" and not _is_element(body, left, place):
+        left, right = right, left
+    if not _is_element(body, left, place):
+        return None
+    step = _held(computation, one, body, right)
+    return -step if step is not None and value.opcode == "subtract" else step

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.util
+import json
 import os
-import pathlib
-import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,40 +73,57 @@ def measure(
       TookTooLong: the time was up.
     """
     check_compiler(topology)
-    with tempfile.TemporaryDirectory(prefix="flan-plan-") as folder:
-        answer = pathlib.Path(folder) / "answer"
-        said = pathlib.Path(folder) / "said"
-        with said.open("wb") as sink:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "flan_train.plan_child", str(answer)],
-                stdin=subprocess.PIPE,
-                stdout=sink,
-                stderr=sink,
-                env=environment(topology, os.environ),
-            )
-            try:
-                child.communicate(pickle.dumps((settings, topology, hlo_path)), timeout=limit)
-            except subprocess.TimeoutExpired:
-                raise TookTooLong(f"{limit:.0f} s") from None
-            finally:
-                child.kill()
-                child.wait()
-        if child.returncode or not answer.is_file():
-            raise _failed(child.returncode, said.read_text("utf-8", "replace"), topology)
-        result = pickle.loads(answer.read_bytes())
-    if isinstance(result, UserError):
-        raise result
-    return dict(result)
+    request = {
+        "settings": dataclasses.asdict(settings),
+        "topology": topology.name,
+        "slices": topology.slices,
+        "hlo_path": hlo_path,
+    }
+    # Files without a name: however this process ends, nothing stays behind.
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as said:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "flan_train.plan_child"],
+            stdin=subprocess.PIPE,
+            stdout=answer,
+            stderr=said,
+            env=environment(topology, os.environ),
+        )
+        assert child.stdin is not None
+        try:
+            # The pipe stays open: that it closes tells the child that this process has ended.
+            # A child that has ended by itself is told of below.
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(json.dumps(request).encode() + b"\n")
+                child.stdin.flush()
+            child.wait(timeout=limit)
+        except subprocess.TimeoutExpired:
+            raise TookTooLong(f"{limit:.0f} s") from None
+        finally:
+            child.kill()
+            child.wait()
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.close()
+        answer.seek(0)
+        said.seek(0)
+        text = answer.read().decode("utf-8", "replace")
+        if child.returncode or not text:
+            raise _failed(child.returncode, said.read().decode("utf-8", "replace"), topology)
+    found = json.loads(text)
+    if "error" in found:
+        raise UserError(**found["error"])
+    return dict(found["measured"])
 
 
 def _failed(code: int, said: str, topology: Topology) -> UserError:
     lines = [line for line in said.splitlines() if line.strip()][-_LINES_SHOWN:]
     how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+    least = (
+        "memory ran out: SCAN_LAYERS = True takes least; else " if code == -signal.SIGKILL else ""
+    )
     return UserError(
         f"the process that compiles for {topology.name} {how}; its last words:\n    "
         + "\n    ".join(line[:200] for line in lines),
         where=f"--topology={topology.name}",
         expected="a compiled program",
-        fix="signal 9 means that memory ran out: SCAN_LAYERS = True takes least; else try another "
-        "version of libtpu, or report it with these lines",
+        fix=least + "try another version of JAX or libtpu, or report it with these lines",
     )

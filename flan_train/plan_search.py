@@ -1,7 +1,8 @@
 """Tries ways to lay an update out on the same devices, and ranks those that fit.
 
-What is varied changes no result: preset, partitions, microbatches, rematerialisation. An estimate
-from shapes alone orders the candidates, the given settings first; then each is compiled.
+What is varied is preset, partitions (powers of two), microbatches and rematerialisation: it changes
+no result but by rounding, and microbatches draw other dropout. An estimate from shapes alone orders
+the candidates, the given settings first; then each is compiled.
 """
 
 from __future__ import annotations
@@ -134,17 +135,11 @@ def search(
     return {
         "format": plan.FORMAT,
         "topology": topology.name,
-        "ranked": sorted(ranked, key=longest_roof),
+        "ranked": sorted(ranked, key=lambda made: float(made["roofline"]["step_seconds"])),
         "refused": refused,
         "untried": [one.label for one in ordered[tried:]],
         "seconds": time.monotonic() - started,
     }
-
-
-def longest_roof(made: dict[str, Any]) -> float:
-    """Returns the seconds of a step that computing, memory and communication all allow."""
-    roof = made["roofline"]
-    return float(max(roof["step_seconds"], roof["communication_seconds"]))
 
 
 def short(made: dict[str, Any]) -> str:
@@ -164,8 +159,8 @@ def lines(outcome: dict[str, Any]) -> list[str]:
     found = ["by the longest of computing, main memory and communication:"]
     for place, made in enumerate(outcome["ranked"], 1):
         found.append(
-            f"  {place}. {plan_text.seconds(longest_roof(made))}  {made['candidate']}: "
-            f"{short(made)}"
+            f"  {place}. {plan_text.seconds(made['roofline']['step_seconds'])}  "
+            f"{made['candidate']}: {short(made)}"
         )
     if not outcome["ranked"]:
         found.append("  nothing that was compiled fits")

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from flan_train import (
+    attention_choice,
     errors,
     loss_guard,
     plan_collectives,
@@ -69,6 +70,23 @@ class Settings:
             guard=arguments["guard"],
         )
 
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Settings:
+        """Returns the settings that `dataclasses.asdict` made plain values of."""
+        kinds = {
+            "model": t5.T5Config,
+            "optimizer": OptimizerConfig,
+            "loss": LossConfig,
+            "sharding": sharding.ShardingConfig,
+            "guard": GuardConfig,
+        }
+        return cls(
+            **{
+                name: kinds[name](**value) if name in kinds else value
+                for name, value in found.items()
+            }
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
@@ -77,11 +95,13 @@ class Compiled:
     Attributes:
       executable: what JAX returned.
       partitioner: the mesh and its preset.
+      attention: how attention is computed, in words.
       lower_seconds, compile_seconds: tracing to StableHLO, and the compiler's own time.
     """
 
     executable: jax.stages.Compiled
     partitioner: sharding.Partitioner
+    attention: str
     lower_seconds: float
     compile_seconds: float
 
@@ -122,6 +142,8 @@ def compile_step(settings: Settings, topology: Topology) -> Compiled:
     mesh = sharding.make_mesh(layout, topology_devices(topology))
     partitioner = sharding.Partitioner(mesh, layout.preset)
     partitioner.check_batch_size(settings.batch_size, settings.num_microbatches)
+    lengths = settings.lengths["inputs"], settings.lengths["targets"]
+    attention = attention_choice.checked(settings.model, lengths, partitioner)
     step = train_step.make_train_step(
         settings.model,
         settings.optimizer,
@@ -130,6 +152,7 @@ def compile_step(settings: Settings, topology: Topology) -> Compiled:
         num_microbatches=settings.num_microbatches,
         seed=settings.seed,
         guard=settings.guard,
+        cut_products=layout.cut_products,
     )
     state = train_step.abstract_state(
         settings.model, settings.optimizer, partitioner, settings.guard
@@ -151,7 +174,8 @@ def compile_step(settings: Settings, topology: Topology) -> Compiled:
             fix="try more microbatches, REMAT_POLICY = 'full', a preset that splits more, or "
             "--search",
         ) from error
-    return Compiled(executable, partitioner, between - started, time.monotonic() - between)
+    ended = time.monotonic()
+    return Compiled(executable, partitioner, attention, between - started, ended - between)
 
 
 def measure(settings: Settings, topology: Topology, hlo_path: str | None = None) -> dict[str, Any]:
@@ -163,19 +187,23 @@ def measure(settings: Settings, topology: Topology, hlo_path: str | None = None)
       hlo_path: where to write the optimised program as text; None: nowhere.
 
     Returns:
-      {"parameters", "mesh", "memory" (bytes by MEMORY's names, and "parameters", "optimizer" of the
-      state), "costs" and "costs_once" (`Cost`, loops multiplied out and counted once), "xla" (what
-      XLA itself counts), "loops", "collectives", "lower_seconds", "compile_seconds",
+      {"parameters", "mesh", "attention" (how it is computed, in words), "memory" (bytes by MEMORY's
+      names, and "parameters", "optimizer" of the state), "costs" and "costs_once" (`Cost`, loops
+      multiplied out and counted once), "xla" (what XLA itself counts), "loops", "collectives",
+      "lower_seconds", "compile_seconds",
       "process_bytes" (the largest resident size of this process), "jax"}.
 
     Raises:
-      UserError: as `compile_step`.
+      UserError: as `compile_step`; the text cannot be written.
     """
     compiled = compile_step(settings, topology)
     text = compiled.executable.as_text() or ""
     if hlo_path is not None:
-        with open(hlo_path, "w", encoding="utf-8") as file:
-            file.write(text)
+        try:
+            with open(hlo_path, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise errors.not_written("--hlo", hlo_path, error) from None
     module = plan_hlo.parse(text)
     costs = Costs(module, tpu=topology.is_tpu)
 
@@ -192,6 +220,7 @@ def measure(settings: Settings, topology: Topology, hlo_path: str | None = None)
     return {
         "parameters": t5.count_params(settings.model),
         "mesh": dict(compiled.partitioner.mesh.shape),
+        "attention": compiled.attention,
         "memory": {
             **{name: int(getattr(memory, name)) for name in MEMORY},
             "parameters": _bytes(state.params),

@@ -40,8 +40,8 @@ def lines(plan: Mapping[str, Any]) -> list[str]:
         f"update             {settings['batch_size']} rows of {settings['lengths']['inputs']} + "
         f"{settings['lengths']['targets']} places in {settings['num_microbatches']} "
         f"microbatch{'es' * (settings['num_microbatches'] > 1)}, {settings['dtype']}, remat "
-        f"{settings['remat_policy']}, attention {settings['attention']}, "
-        + ("scanned" if settings["scan_layers"] else "unrolled"),
+        f"{settings['remat_policy']}, " + ("scanned" if settings["scan_layers"] else "unrolled"),
+        f"attention          {settings['attention_used']}",
         f"parameters         {plan['parameters']:,}",
         "",
         "memory of a device",
@@ -76,10 +76,14 @@ def lines(plan: Mapping[str, Any]) -> list[str]:
         f"  compute          {seconds(roof['compute_seconds'])}",
         f"  main memory      {seconds(roof['hbm_seconds'])} "
         f"({seconds(roof['accessed_seconds'])} if all of any memory's bytes were its)",
-        f"  step             {seconds(roof['step_seconds'])} at best, bound by {roof['bound_by']}",
-        f"  MFU              {percent(roof['mfu_bound'])} at most "
+        f"  communication    {seconds(roof['communication_seconds'])}",
+        f"  step             {seconds(roof['step_seconds'])} at best, bound by {roof['bound_by']}; "
+        f"{seconds(roof['step_seconds_exposed'])} with no communication hidden",
+        f"  MFU              {percent(roof['mfu_bound'])} at most; "
+        f"{percent(roof['mfu_bound_exposed'])} with no communication hidden",
+        f"  on the chip      {seconds(roof['step_seconds_apart'])} and MFU "
+        f"{percent(roof['mfu_bound_apart'])} without communication "
         f"({percent(roof['mfu_bound_accessed'])} by any memory's bytes)",
-        f"  communication    {seconds(roof['communication_seconds'])} if none of it were hidden",
     ]
     found += collectives(plan)
     found += [

@@ -27,13 +27,13 @@ def section(model_dir: pathlib.Path) -> str:
         (
             "Shortest step",
             plan_text.seconds(roof["step_seconds"]),
-            f"bound by {roof['bound_by']}; communication "
-            f"{plan_text.seconds(roof['communication_seconds'])} besides",
+            f"bound by {roof['bound_by']}; "
+            f"{plan_text.seconds(roof['step_seconds_exposed'])} with no communication hidden",
         ),
         (
             "MFU at most",
             plan_text.percent(roof["mfu_bound"]),
-            f"{found['intensity']:.0f} FLOP a byte of main memory",
+            f"{plan_text.percent(roof['mfu_bound_exposed'])} with no communication hidden",
         ),
     ]
     cells = "".join(

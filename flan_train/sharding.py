@@ -61,6 +61,8 @@ class ShardingConfig:
       num_partitions: in the tensor presets, devices that share each layer's width (the `tensor`
         mesh axis), the others going to `data` or `fsdp`; in fsdp, devices that share one copy of
         the parameters, 1 standing for all of a slice.
+      cut_products: on TPUs, whether products with gathered weights are cut into pieces that travel
+        while others are multiplied (XLA's windowed products).
       num_slices: slices that train together; a TPU slice is what one interconnect joins, elsewhere
         an equal part of the processes.
 
@@ -71,11 +73,13 @@ class ShardingConfig:
     preset: str = "data_parallel"
     num_partitions: int = 1
     num_slices: int = 1
+    cut_products: bool = False
 
     def __post_init__(self) -> None:
         # Whether the preset exists and suits the devices is found where a mesh is made of it.
         errors.check_text("SHARDING_PRESET", self.preset)
         errors.check_number("NUM_PARTITIONS", self.num_partitions, whole=True, minimum=1)
+        errors.check_flag("ShardingConfig.cut_products", self.cut_products)
         errors.check_number("NUM_SLICES", self.num_slices, whole=True, minimum=1)
 
 

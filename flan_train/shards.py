@@ -140,6 +140,10 @@ class _HashedFile:
             self._stream.close()
 
 
+# Times that the folder above a new one may vanish before it is an error.
+_MKDIR_TRIES = 100
+
+
 class NewFolder:
     """A folder under a temporary name beside its final one; nothing is seen until it is whole.
 
@@ -155,7 +159,15 @@ class NewFolder:
         self._lock: int | None = None
 
     def __enter__(self) -> NewFolder:
-        self.path.mkdir(parents=True)
+        for _ in range(_MKDIR_TRIES):
+            try:
+                self.path.mkdir(parents=True)
+                break
+            except FileNotFoundError:
+                # Another process removed the empty folder above it in between.
+                continue
+        else:
+            self.path.mkdir(parents=True)
         # Locked first and named then: nobody finds the file without its lock.
         unnamed = self.path / f"{_LOCK}-new"
         try:

@@ -218,6 +218,7 @@ def train(
                 num_microbatches=num_microbatches,
                 seed=seed,
                 guard=guard,
+                cut_products=sharding.cut_products,
             )
             shapes = train_step.abstract_batch(batch_size, data.feature_lengths, partitioner)
             update = step.lower(abstract, shapes).compile()

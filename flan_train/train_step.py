@@ -31,10 +31,10 @@ DECODER_FEATURES = (
 )
 
 
-# Products with gathered weights are not cut into pieces that travel while others are multiplied:
-# each piece would read and write the whole result once more (flan-train plan shows it: XL on 64
-# chips of v4, 2.2e11 instead of 7.4e10 bytes), and compiling takes twice as long.
-_TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000}
+# Of ShardingConfig.cut_products: each piece reads and writes the whole result once more (flan-train
+# plan shows it: XL on 64 chips of v4, 2.2e11 instead of 7.4e10 bytes in any memory), and compiling
+# takes twice as long.
+_WHOLE_PRODUCTS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000}
 
 
 class TrainState(NamedTuple):
@@ -152,6 +152,7 @@ def make_train_step(
     num_microbatches: int = 1,
     seed: int = 0,
     guard: GuardConfig = loss_guard.OFF,
+    cut_products: bool = False,
 ) -> jax.stages.Wrapped:
     """Returns the jitted `step(state, batch) -> (state, metrics)`; `state` is donated.
 
@@ -167,6 +168,7 @@ def make_train_step(
     """
     axes = t5.param_axes(model)
     transform = optimizers.adafactor(optimizer, axes)
+    on_tpu = partitioner.constrain.platform == "tpu"
     state_shardings = jax.tree.map(
         lambda x: x.sharding, abstract_state(model, optimizer, partitioner, guard)
     )
@@ -246,7 +248,7 @@ def make_train_step(
         in_shardings=(state_shardings, partitioner.batch_sharding()),
         out_shardings=(state_shardings, partitioner.replicated()),
         donate_argnums=0,
-        compiler_options=_TPU_OPTIONS if partitioner.constrain.platform == "tpu" else None,
+        compiler_options=None if cut_products or not on_tpu else _WHOLE_PRODUCTS,
     )
 
 

@@ -1,7 +1,7 @@
 """One of several processes that train together on this machine's processor; tests start it.
 
 python -m tests.distributed_run ADDRESS PROCESSES INDEX MODEL_DIR PREPARED_DIR STEPS PROGRAMS \
-    [LOG_PERIOD]
+    [LOG_PERIOD [no_suites]]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 from flan_train import hosts, interruption, train
+from flan_train.evaluate import EvalConfig
 from tests import small_run
 
 
@@ -22,10 +23,13 @@ def main(
     steps: str,
     programs: str,
     log_period: str = "5",
+    suites: str = "",
 ) -> int:
     """Trains until it is finished or stopped; returns the exit code that the verb would."""
     settings = small_run.settings(pathlib.Path(prepared))
     settings |= {"train_steps": int(steps), "log_period": int(log_period)}
+    if suites == "no_suites":
+        settings["evaluation"] = EvalConfig()
     place = hosts.find(address, int(count), int(index))
     programs_of_one = small_run.compiled_once(pathlib.Path(programs) / index)
     with hosts.joined(place, repr(settings), start_timeout=240), programs_of_one:

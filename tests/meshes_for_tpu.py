@@ -101,6 +101,7 @@ def step(name: str, config: ShardingConfig, batch: int) -> dict[str, Any]:
     return {
         "between": between_slices(program),
         "part": sum(params),
+        "copies": int(on.mesh.shape["data"]),
     }
 
 
@@ -129,7 +130,7 @@ def main() -> None:
     steps = {
         "small": ("v4:2x2x1", ShardingConfig("fsdp", num_slices=2), 16),
         "tensor": ("v4:2x2x1", ShardingConfig("fsdp_tensor", 2, num_slices=2), 16),
-        "large": ("v4:4x4x4", ShardingConfig("fsdp_tensor", 4, num_slices=2), 64),
+        "large": ("v4:4x4x4", ShardingConfig("fsdp", 8, num_slices=2), 128),
     }
     found = {
         "rows": {name: rows(topology, config, 256) for name, (topology, config) in layouts.items()},

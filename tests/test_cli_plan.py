@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -38,11 +43,40 @@ def test_the_plan_is_printed_written_and_reported(
     assert found["recipe"] == "quickstart"
     # A run directory that is there gets the plan, and its report shows it.
     assert plan.read(folder / "plan.json") == found
+    assert found["settings"]["attention_used"] in said
+    assert found["settings"]["attention_used"].startswith("plain (the devices are no TPUs")
     page = report.write_report(folder).read_text("utf-8")
     assert '<section id="plan">' in page
     assert "MFU at most" in page
     (folder / "plan.json").unlink()
     assert '<section id="plan">' not in report.write_report(folder).read_text("utf-8")
+
+
+@pytest.mark.skipif(
+    not pathlib.Path(f"/proc/self/task/{os.getpid()}/children").exists(),
+    reason="this kernel does not list the children of a process",
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_plan_that_is_stopped_leaves_nothing(
+    number: int, tmp_path: pathlib.Path, repository: pathlib.Path
+) -> None:
+    words = [sys.executable, "-m", "flan_train.cli", "plan", *TINY]
+    variables = os.environ | {"TMPDIR": str(tmp_path)}
+    asker = subprocess.Popen(words, cwd=repository, env=variables, stderr=subprocess.DEVNULL)
+    children = pathlib.Path(f"/proc/{asker.pid}/task/{asker.pid}/children")
+    while not (child := children.read_text().split()):
+        assert asker.poll() is None
+        time.sleep(0.01)
+    # It has started to work on the request, or is about to.
+    time.sleep(1)
+    asker.send_signal(number)
+    assert asker.wait() == -number
+    for _ in range(6000):
+        if not pathlib.Path(f"/proc/{child[0]}").exists():
+            break
+        time.sleep(0.01)
+    assert not pathlib.Path(f"/proc/{child[0]}").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dry_run_compiles_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +103,15 @@ def test_a_search_from_the_command_line(
         (["--topology=cpu:8"], "was given no gin file"),
         ([*TINY, "--topology=v4:4x4"], "is no topology"),
         ([*TINY, "--slices=0"], "0 slices of cpu:2"),
+        ([*TINY, "--topology=cpu:70000"], "cpu:70000 would be 70,000 devices"),
+        ([*TINY, "--hlo=/nowhere/x"], "--hlo cannot be written: there is no folder /nowhere"),
+        ([*TINY, "--json=/"], "--json cannot be written: it is a folder"),
+        ([*TINY, "--search", "--hlo=x"], "writes the text of none"),
+        ([*TINY, "--search", "--search_seconds=inf"], "time for it"),
+        (
+            [*TINY, "--gin.ATTENTION='fused'"],
+            "the fused attention does not apply to the decoder attention",
+        ),
         ([*TINY, "--search", "--search_limit=0"], "something to try"),
         ([*TINY, "--gin.NUM_PARTITIONS=3", "--gin.SHARDING_PRESET='fsdp'"], "groups of 3"),
     ],

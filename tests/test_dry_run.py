@@ -74,7 +74,7 @@ def look(tmp_path: pathlib.Path, **changes: Any) -> tuple[dict[str, Any], str]:
 def test_says_what_would_happen_and_writes_nothing(tmp_path: pathlib.Path) -> None:
     result, text = look(tmp_path)
     assert result["parameters"] == count_params(MODEL)
-    assert result["mesh"] == {"data": 1, "fsdp": 4, "tensor": 2}
+    assert result["mesh"] == {"dcn": 1, "data": 1, "fsdp": 4, "tensor": 2}
     assert result["steps"] == 100
     assert result["tokens_per_step"] == 8 * 48
     assert result["start"] is None

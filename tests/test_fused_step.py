@@ -65,7 +65,11 @@ def updated(model: t5.T5Config, config: sharding.ShardingConfig, devices: int) -
 
 
 @pytest.mark.parametrize(
-    ("preset", "partitions", "devices"), [("data_parallel", 1, 1), ("fsdp_tensor", 2, 4)]
+    ("preset", "partitions", "devices"),
+    [
+        pytest.param("data_parallel", 1, 1, marks=pytest.mark.slow),
+        ("fsdp_tensor", 2, 4),
+    ],
 )
 def test_an_update_is_the_plain_one(preset: str, partitions: int, devices: int) -> None:
     config = sharding.ShardingConfig(preset=preset, num_partitions=partitions)

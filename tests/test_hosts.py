@@ -62,6 +62,7 @@ def test_slurm_is_read_from_its_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ({"SLURM_STEP_NODELIST": "node001"}, ("node001",)),
         ({"SLURM_STEP_NODELIST": "a,b[9-11],c1"}, ("a", "b9", "b10", "b11", "c1")),
         ({"SLURM_STEP_NODELIST": "r[1-2]-x,y"}, ("r1-x", "r2-x", "y")),
+        ({"SLURM_STEP_NODELIST": "a,b[x-3]"}, ()),
     ],
 )
 def test_machines_that_a_launcher_names(
@@ -77,6 +78,7 @@ def test_machines_that_a_launcher_names(
         (ALL | {"JAX_PROCESS_ID": "4"}, "there is no process 4 among 4"),
         (ALL | {"JAX_PROCESS_ID": "x"}, "'x' is no number"),
         (ALL | {"JAX_NUM_PROCESSES": "0"}, "0 is no number of processes"),
+        (ALL | {"JAX_LOCAL_DEVICE_IDS": "a,b"}, "JAX_LOCAL_DEVICE_IDS is 'a,b'"),
         (ALL | {"JAX_COORDINATOR_ADDRESS": "here"}, "'here' is not the address"),
     ],
 )

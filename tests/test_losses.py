@@ -161,11 +161,11 @@ def plain_and_chunked(
     return both(whole), both(chunked)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 1000),
-    length=st.integers(1, 9),
-    chunk=st.integers(0, 10),
+    length=st.sampled_from([1, 7, 8]),  # every other shape is compiled anew
+    chunk=st.sampled_from([0, 1, 4, 10]),
     smoothing=st.sampled_from([0.0, 0.1]),
     z=st.sampled_from([0.0, 1e-2]),
 )

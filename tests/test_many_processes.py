@@ -71,9 +71,10 @@ class Launcher:
         self._started.append(Processes(self.folder, f"launch-{len(self._started)}", commands))
         return self._started[-1]
 
-    def train(self, count: int, steps: int) -> Processes:
-        """Trains into `run` in so many processes, up to a step."""
-        words = [self.folder / "run", self.folder / "prepared", steps, self.folder / "programs", 1]
+    def train(self, count: int, steps: int, *more: str, run: str = "run") -> Processes:
+        """Trains in so many processes, up to a step."""
+        where = [self.folder / run, self.folder / f"{run}-prepared"]
+        words = [*where, steps, self.folder / f"{run}-programs", 1, *more]
         address = f"127.0.0.1:{free_port()}"
         return self.start(
             [
@@ -125,6 +126,22 @@ def same_run(run: pathlib.Path, alone: pathlib.Path) -> None:
     assert killed_run.complete(run) == killed_run.complete(alone)
 
 
+def test_two_processes_train_as_one(launcher: Launcher, tmp_path: pathlib.Path) -> None:
+    processes = launcher.train(2, 3, "no_suites")
+    launcher.train(1, 3, "no_suites", run="alone").succeed()
+    processes.succeed()
+    lines, expected = log_lines(tmp_path / "run"), log_lines(tmp_path / "alone")
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    for line, other in zip(lines, expected, strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], abs=CLOSE)
+        assert line["useful_tokens"] == other["useful_tokens"]
+    assert killed_run.complete(tmp_path / "run") == killed_run.complete(tmp_path / "alone")
+    first, second = processes.texts()
+    assert "on 4 devices" in first
+    assert "step" not in second
+
+
+@pytest.mark.slow
 def test_two_processes_train_evaluate_and_select_as_one(
     launcher: Launcher, alone: pathlib.Path
 ) -> None:

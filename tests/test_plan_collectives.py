@@ -58,13 +58,41 @@ def test_groups_are_named_by_mesh_axes(groups: list[list[int]], axes: str) -> No
 
 
 def test_links_of_a_group() -> None:
-    # Four along a closed side: a ring, both directions. Two: one link, both directions of use.
-    assert network().rate([0, 2, 4, 6]) == 2 * V4.link_rate
-    assert network().rate(list(range(8))) == 4 * V4.link_rate
+    # Four in a line are as fast as its ends, which have one link; two neighbours share one.
+    assert network().rate([0, 2, 4, 6]) == V4.link_rate
+    assert network().rate([0, 1]) == V4.link_rate
+    assert network().rate(list(range(8))) == 2 * V4.link_rate
     assert network().rate([0, 8]) == V4.dcn_rate
-    # On a chip whose rings close at 16 only, four stand in a line.
-    v5e = plan_chips.CHIPS["v5e"]
-    assert network(v5e).rate([0, 2, 4, 6]) == v5e.link_rate
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "links"),
+    [
+        # Only where every side is a multiple of 4 is a slice a torus.
+        ("v4:4x4x4", "all", 6),
+        ("v4:4x4x4", "last side", 2),
+        ("v4:4x4x4", "neighbours", 1),
+        ("v4:4x4x8", "last side", 2),
+        ("v4:2x4x4", "all", 3),
+        ("v4:2x4x4", "last side", 1),
+        ("v4:2x2x2", "all", 3),
+        ("v4:2x2x1", "all", 2),
+        ("v5p:4x4x4", "all", 6),
+        ("v5p:4x4x2", "all", 3),
+        # A side of 16 is closed by itself.
+        ("v5e:16x16", "all", 4),
+        ("v5e:8x16", "all", 3),
+        ("v5e:4x4", "all", 2),
+        ("v6e:8x8", "last side", 1),
+    ],
+)
+def test_links_of_a_chip(name: str, group: str, links: int) -> None:
+    topology = plan_chips.parse(name)
+    places = np.array(list(np.ndindex(topology.sides)))
+    mesh = {"data": topology.devices}
+    found = Network(mesh, places, np.zeros(len(places), int), topology.sides, topology.chip)
+    members = {"all": len(places), "last side": topology.sides[-1], "neighbours": 2}[group]
+    assert found.rate(list(range(members))) == links * topology.chip.link_rate
 
 
 PROGRAM = """\
@@ -144,7 +172,7 @@ def test_collectives_of_a_program() -> None:
     }
     gather = found["all-gather", "fsdp"]
     assert (gather.times, gather.bytes, gather.devices) == (3, 3 * 64 * 8 * 2, 4)
-    assert gather.seconds == pytest.approx(gather.bytes * 3 / 4 / (2 * V4.link_rate))
+    assert gather.seconds == pytest.approx(gather.bytes * 3 / 4 / V4.link_rate)
     across = found["all-reduce", "dcn"]
     assert across.seconds == pytest.approx(across.bytes / V4.dcn_rate)
     assert found["reduce-scatter", "fsdp"].bytes == 3 * 64 * 32 * 4

@@ -17,13 +17,13 @@ LOOP = """\
   %step = s32[] constant({step})
   %next = s32[] {change}
   %y = f32[4] add(%x, %x)
-  ROOT %out = (s32[], f32[4], s32[]) tuple(%next, %y, %one)
+  ROOT %out = (s32[], f32[4], s32[]) tuple(%next, %y, {handed})
 }}
 
 %condition (t: (s32[], f32[4], s32[])) -> pred[] {{
   %t = (s32[], f32[4], s32[]) parameter(0)
   %i = s32[] get-tuple-element(%t), index=0
-  %end = s32[] constant({end})
+  %end = s32[] {end}
   ROOT %more = pred[] compare(%i, %end), direction={direction}
 }}
 
@@ -31,7 +31,7 @@ ENTRY %main (x: f32[4]) -> f32[4] {{
   %x = f32[4] parameter(0)
   %first = s32[] constant({first})
   %held = s32[] copy(%first)
-  %one = s32[] constant(1)
+  %one = s32[] constant({one})
   %given = (s32[], f32[4], s32[]) tuple(%held, %x, %one)
   %loop = (s32[], f32[4], s32[]) while(%given), condition=%condition, body=%body{known}
   ROOT %y = f32[4] get-tuple-element(%loop), index=1
@@ -44,11 +44,20 @@ PLAIN = {
     "direction": "LT",
     "change": "add(%i, %step)",
     "known": "",
+    "one": "1",
+    "handed": "%one",
 }
 
 
+def program(**changes: str) -> plan_hlo.Module:
+    given = PLAIN | changes
+    held = given["end"] == "%one"
+    end = "get-tuple-element(%t), index=2" if held else f"constant({given['end']})"
+    return plan_hlo.parse(LOOP.format(**given | {"end": end}))
+
+
 def trips(**changes: str) -> int | None:
-    loops = plan_loops.loops(plan_hlo.parse(LOOP.format(**PLAIN | changes)))
+    loops = plan_loops.loops(program(**changes))
     assert [loop.name for loop in loops] == ["loop"]
     return loops[0].trips
 
@@ -68,6 +77,16 @@ def trips(**changes: str) -> int | None:
         # A direction that the step leads away from, a step that is no constant.
         ({"direction": "GT"}, None),
         ({"change": "multiply(%i, %i)"}, None),
+        # A step or an end that the loop is given, and one that its body changes.
+        ({"change": "add(%i, %one)"}, 24),
+        ({"change": "add(%one, %i)", "one": "8"}, 3),
+        ({"change": "add(%i, %one)", "one": "8", "handed": "%next"}, None),
+        ({"change": "subtract(%one, %i)"}, None),
+        ({"change": "add(%one, %one)"}, None),
+        ({"end": "%one", "one": "10"}, 10),
+        ({"end": "%one", "one": "10", "handed": "%next"}, None),
+        ({"direction": "NE", "step": "5"}, None),
+        ({"first": "30", "direction": "NE"}, None),
     ],
 )
 def test_trip_counts(changes: dict[str, str], count: int | None) -> None:
@@ -75,7 +94,7 @@ def test_trip_counts(changes: dict[str, str], count: int | None) -> None:
 
 
 def test_instructions_run_as_often_as_their_loops() -> None:
-    module = plan_hlo.parse(LOOP.format(**PLAIN))
+    module = program()
     times = {run.instruction.name: run.times for run in plan_loops.runs(module)}
     assert (times["y"], times["next"], times["loop"]) == (1, 24, 1)
     once = {run.instruction.name: run.times for run in plan_loops.runs(module, once=True)}

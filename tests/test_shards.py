@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
+import threading
 from typing import Any
 
 import numpy as np
@@ -64,3 +66,23 @@ def test_ids_and_stored_ids_are_appended_alike(tmp_path: pathlib.Path, dtype: st
     flat = np.frombuffer(folders[0][shards.TOKENS], dtype)
     assert flat.tolist() == [5, 6, 1, 8, 1, 7, 1, 9, 9, 9, 1, 1, 1]
     assert np.frombuffer(folders[0]["lengths.bin"], "<i4").tolist() == [3, 2, 2, 4, 1, 1]
+
+
+def test_the_folder_above_may_vanish_while_one_is_made(tmp_path: pathlib.Path) -> None:
+    """Another process removes what it finds empty, also between two steps of ours."""
+    above, done = tmp_path / "parts", threading.Event()
+
+    def remove() -> None:
+        while not done.is_set():
+            with contextlib.suppress(OSError):
+                above.rmdir()
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    try:
+        for number in range(300):
+            with shards.NewFolder(above / str(number)) as folder:
+                assert folder.path.is_dir()
+    finally:
+        done.set()
+        thread.join()

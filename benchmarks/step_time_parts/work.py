@@ -10,6 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from flan_train import plan_flops
+from flan_train.models.config import T5Config
+
 SIZES = {
     "small": {
         "embed_dim": 512,
@@ -83,15 +86,14 @@ def model_flops(size: str, rows: int, inputs: int, targets: int) -> float:
     the rows, whether masked or not; the causal half is not taken off. Not counted: softmax, norms,
     activations, dropout, loss, optimizer, and whatever the backward pass computes a second time.
     """
-    shape = SIZES[size]
-    embed, joined, mlp = shape["embed_dim"], shape["num_heads"] * HEAD_DIM, shape["mlp_dim"]
-    projection, feed = 2 * embed * joined, 3 * 2 * embed * mlp
-    encoder = inputs * (4 * projection + feed) + 4 * inputs * inputs * joined
-    decoder = targets * (6 * projection + feed) + inputs * 2 * projection
-    decoder += 4 * targets * (targets + inputs) * joined
-    logits = 2 * targets * embed * VOCABULARY
-    layers = shape["num_encoder_layers"] * encoder + shape["num_decoder_layers"] * decoder
-    return 3.0 * rows * (layers + logits)
+    model = T5Config(
+        **SIZES[size],
+        head_dim=HEAD_DIM,
+        vocab_size=VOCABULARY,
+        mlp_activation="gated-gelu",
+        tie_embeddings=False,
+    )
+    return plan_flops.model_flops(model, rows, inputs, targets)
 
 
 class Side:

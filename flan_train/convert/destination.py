@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-import shutil
 from collections.abc import Iterator
 
+from flan_train import checkpoint_failures
 from flan_train.errors import UserError, check_writable, not_written
 from flan_train.unfinished import beside
 
@@ -35,4 +35,5 @@ def written_whole(destination: pathlib.Path) -> Iterator[pathlib.Path]:
     except OSError as error:
         raise not_written("the folder", destination, error) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if unfinished.exists():
+            checkpoint_failures.remove_left(unfinished.parent, unfinished.name)

@@ -134,7 +134,10 @@ class ParamsWriter:
         traceback: TracebackType | None,
     ) -> None:
         self._open = None
-        shutil.rmtree(self._unfinished, ignore_errors=True)
+        if kind is None:
+            shutil.rmtree(self._unfinished, ignore_errors=True)
+        else:
+            checkpoint_failures.remove_left(self._unfinished.parent, self._unfinished.name)
 
     def write(self, path: str, index: Index, block: np.ndarray) -> None:
         """Writes float32 numbers to one rectangle of an array; every place exactly once.
@@ -199,7 +202,6 @@ class ParamsWriter:
             (folder / "params" / _METADATA).write_text(described, "utf-8")
             folder.rename(self.destination)
         except checkpoint_failures.WRITING as error:
-            checkpoint_failures.remove_unfinished(folder)
             raise not_written("the folder", self.destination, error) from error
 
     def _described(self) -> dict[str, str]:

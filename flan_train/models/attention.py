@@ -135,13 +135,15 @@ class Sight(NamedTuple):
 def fused_obstacle(config: T5Config, queries: int, keys: int, constrain: Constrain) -> str | None:
     """Returns why attention of these lengths is not run in `fused_attention`'s kernel, or None.
 
-    With `config.attention` "auto" it is on TPUs, wherever the kernel applies; with "fused" wherever
-    it applies, interpreted (slowly) on anything but a TPU; with "plain" never.
+    With `config.attention` "auto" it is on TPUs in bfloat16, wherever the kernel applies; with
+    "fused" wherever it applies, interpreted (slowly) on anything but a TPU; with "plain" never.
     """
     if config.attention == "plain":
         return "it is switched off"
     if config.attention == "auto" and constrain.platform != "tpu":
         return f"the devices are no TPUs but {constrain.platform}"
+    if config.attention == "auto" and config.dtype != "bfloat16":
+        return f"{config.dtype} would take six passes of the matrix unit"
     # Pallas takes its time to import, and only this path needs it.
     from flan_train.models.fused_attention import obstacle
 

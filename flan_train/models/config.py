@@ -11,7 +11,7 @@ from flan_train.errors import UserError, unknown_name
 MLP_ACTIVATIONS = ("gated-gelu", "relu")
 ATTENTIONS = ("auto", "fused", "plain")
 # What the fused attention calls its results, so that they can be kept for its gradient.
-FUSED_RESULTS = ("attention_out", "attention_stats")
+FUSED_RESULTS = ("attention_out", "attention_rest", "attention_stats")
 REMAT_POLICIES = ("none", "full", "dots")
 # No float16: its range needs a scaled loss, which the trainer does not do.
 ACTIVATION_DTYPES = ("float32", "bfloat16")

@@ -6,7 +6,8 @@ N buckets, P near offsets.
 Nothing of size [Lq, Lk] leaves the chip's own memory: a program computes the logits of one block
 of one pair of heads, their mask from segments, their bias from the table of buckets, and forgets
 them. The backward pass computes them once more, from a saved [B, H, Lq] float32 log of the sum of
-exponentials, and with five products gives the gradients of query, key, value and table.
+exponentials, and with five products gives the gradients of query, key, value and table. Where the
+result is rounded to bfloat16, it also takes what rounding took: one more array [B, Lq, J], saved.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from flan_train.models.fused_attention_band import Bias
 from flan_train.models.fused_attention_blocks import HEAD, LANES, PAIR, Blocks
 from flan_train.models.layers import AnyArray
 
-OUT_NAME, STATS_NAME = FUSED_RESULTS
+OUT_NAME, REST_NAME, STATS_NAME = FUSED_RESULTS
 
 # Up to here the whole of a pair's queries and their gradients fit into 16 MiB beside the rest.
 LONGEST = {"bfloat16": 4096, "float32": 2048}
@@ -151,7 +152,7 @@ def _attend(
     call: _Call, q: Array, k: Array, v: Array, q_seg: Array, k_seg: Array,
     table: Array | None, scale: Array | None,
 ) -> Array:  # fmt: skip
-    return _forward(call, q, k, v, q_seg, k_seg, table, scale)[0]
+    return _forward(call, q, k, v, q_seg, k_seg, table, scale, kept=False)[0]
 
 
 def _run(
@@ -224,15 +225,19 @@ _SCALARS = pl.BlockSpec(memory_space=pltpu.SMEM)
 
 def _forward(
     call: _Call, q: Array, k: Array, v: Array, q_seg: Array, k_seg: Array,
-    table: Array | None, scale: Array | None,
+    table: Array | None, scale: Array | None, *, kept: bool = True,
 ) -> tuple[Array, tuple[Array | None, ...]]:  # fmt: skip
+    """Returns the result, and with `kept` what the backward pass needs, else an empty tuple."""
     blocks = call.forward
     batch, lq, joined = q.shape
     pairs = joined // LANES
     part_q, seg_q, stats_q = _windows(blocks.block_q, moving=True)
     all_k, seg_k, scale_k = _windows(blocks.keys, moving=False)
     bias = blocks.bias
-    out, stats = _run(
+    # d_logits is what a small difference leaves of d_p and sum(out * d_out): were the sum made of
+    # the rounded out, that one rounding would outweigh all others in the gradients.
+    rounded = kept and q.dtype != jnp.float32
+    out, rest, stats = _run(
         call,
         partial(kernels.forward, blocks),
         "fused_attention_forward",
@@ -247,7 +252,11 @@ def _forward(
             (k_seg[:, None], seg_k),
             (_paired(scale), scale_k),
         ],
-        [(q.shape, q.dtype, part_q), ((batch, pairs, PAIR, lq), jnp.float32, stats_q)],
+        [
+            (q.shape, q.dtype, part_q),
+            (q.shape if rounded else None, q.dtype, part_q),
+            ((batch, pairs, PAIR, lq), jnp.float32, stats_q),
+        ],
         [
             ((LANES, blocks.keys), v.dtype),
             ((blocks.keys, LANES), jnp.int32),
@@ -257,15 +266,19 @@ def _forward(
         products=2,
         vector=cut.FORWARD_VECTOR,
     )
+    if not kept:
+        return out, ()
     out = checkpoint_name(out, OUT_NAME)
+    if rest is not None:
+        rest = checkpoint_name(rest, REST_NAME)
     stats = checkpoint_name(stats, STATS_NAME)
-    return out, (q, k, v, q_seg, k_seg, table, scale, out, stats)
+    return out, (q, k, v, q_seg, k_seg, table, scale, out, rest, stats)
 
 
 def _backward(
     call: _Call, kept: tuple[Any, ...], d_out: Array
 ) -> tuple[Array, Array, Array, None, None, Array | None, None]:
-    q, k, v, q_seg, k_seg, table, scale, out, stats = kept
+    q, k, v, q_seg, k_seg, table, scale, out, rest, stats = kept
     blocks = call.backward
     batch, lq, joined = q.shape
     pairs = joined // LANES
@@ -290,6 +303,7 @@ def _backward(
             (k_seg[:, None], seg_k),
             (_paired(scale), scale_k),
             (out, all_q),
+            (rest, all_q),
             (d_out, all_q),
             (stats, stats_q),
         ],

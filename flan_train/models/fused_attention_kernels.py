@@ -103,14 +103,16 @@ def _logits(
 
 def forward(
     blocks: Blocks, ranges: Any, table: Any, q: Any, k: Any, v: Any, q_seg: Any, k_seg: Any,
-    scale: Any, out: Any, stats: Any, values: Any, k_seg_down: Any, bands: Any, total: Any,
+    scale: Any, out: Any, rest: Any, stats: Any, values: Any, k_seg_down: Any, bands: Any,
+    total: Any,
 ) -> None:  # fmt: skip
     """One block of queries against all keys it can see, with a running softmax.
 
     Refs: ranges int32 [2 * B * blocks], first and end of the visible blocks of keys; table float32
-    [H * buckets]; q, out [1, Q, 128]; k, v [1, Lk, 128]; q_seg [1, 1, Q]; k_seg [1, 1, Lk]; scale
-    [1, 1, 2, Lk]; stats [1, 1, 2, Q]. Scratch: values [128, Lk], k_seg_down [Lk, 128], bands
-    [2, 128, W], total float32 [128, Q].
+    [H * buckets]; q, out, rest [1, Q, 128]; k, v [1, Lk, 128]; q_seg [1, 1, Q]; k_seg [1, 1, Lk];
+    scale [1, 1, 2, Lk]; stats [1, 1, 2, Q]. `rest`, unless it is None, gets what rounding takes
+    from `out`. Scratch: values [128, Lk], k_seg_down [Lk, 128], bands [2, 128, W], total float32
+    [128, Q].
     """
     row, pair, block = (pl.program_id(i) for i in range(3))
     size_q, size_k = blocks.block_q, blocks.block_k
@@ -169,20 +171,24 @@ def forward(
         factor = 1.0 if largest is None else largest[head : head + 1]
         total[rows, :] = total[rows, :] * (factor / weight)
         stats[0, 0, head : head + 1, :] = (high - shift) + jnp.log(weight)
-    out[0] = total[...].T.astype(out.dtype)
+    turned = total[...].T
+    out[0] = turned.astype(out.dtype)
+    if rest is not None:
+        # Read back, so that no compiler takes the rounding for nothing.
+        rest[0] = (turned - out[0].astype(jnp.float32)).astype(rest.dtype)
 
 
 def backward(
     blocks: Blocks, ranges: Any, table: Any, q: Any, k: Any, v: Any, q_seg: Any, k_seg: Any,
-    scale: Any, out: Any, d_out: Any, stats: Any, d_q: Any, d_k: Any, d_v: Any, d_bias: Any,
-    delta: Any, d_q_turned: Any, d_k_sum: Any, d_v_sum: Any, bands: Any, d_bands: Any,
+    scale: Any, out: Any, rest: Any, d_out: Any, stats: Any, d_q: Any, d_k: Any, d_v: Any,
+    d_bias: Any, delta: Any, d_q_turned: Any, d_k_sum: Any, d_v_sum: Any, bands: Any, d_bands: Any,
 ) -> None:  # fmt: skip
     """One block of keys against all queries that can see it; queries' gradients add up over calls.
 
-    Refs: ranges int32 [2 * B * blocks], first and end of the blocks of queries; q, out, d_out, d_q
-    [1, Lq, 128]; k, v, d_k, d_v [1, K, 128]; q_seg [1, 1, Lq]; k_seg [1, 1, K]; scale [1, 1, 2, K];
-    stats [1, 1, 2, Lq]; d_bias [1, 1, 2, P]. Scratch, float32: delta [2, Lq], d_q_turned [128, Lq],
-    d_k_sum, d_v_sum [K, 128], bands, d_bands [2, 128, W].
+    Refs: ranges int32 [2 * B * blocks], first and end of the blocks of queries; q, out, rest,
+    d_out, d_q [1, Lq, 128]; k, v, d_k, d_v [1, K, 128]; q_seg [1, 1, Lq]; k_seg [1, 1, K]; scale
+    [1, 1, 2, K]; stats [1, 1, 2, Lq]; d_bias [1, 1, 2, P]. Scratch, float32: delta [2, Lq],
+    d_q_turned [128, Lq], d_k_sum, d_v_sum [K, 128], bands, d_bands [2, 128, W].
     """
     row, pair, block = (pl.program_id(i) for i in range(3))
     size_q, size_k = blocks.block_q, blocks.block_k
@@ -192,8 +198,10 @@ def backward(
         d_q_turned[...] = jnp.zeros_like(d_q_turned)
         for i in range(blocks.count_q):
             span = pl.ds(i * size_q, size_q)
-            both = d_out[0, span, :].astype(jnp.float32) * out[0, span, :].astype(jnp.float32)
-            turned = both.T
+            whole = out[0, span, :].astype(jnp.float32)
+            if rest is not None:
+                whole = whole + rest[0, span, :].astype(jnp.float32)
+            turned = (d_out[0, span, :].astype(jnp.float32) * whole).T
             for head in range(PAIR):
                 part = jnp.sum(turned[_rows_of(head)], axis=0, keepdims=True)
                 delta[head : head + 1, span] = part

@@ -155,9 +155,16 @@ class Embed(nnx.Module):
         shape = (config.vocab_size, config.embed_dim)
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
 
-    def __call__(self, tokens: Int[AnyArray, "B L"], dtype: str) -> Float[Array, "B L D"]:
+    def __call__(
+        self, tokens: Int[AnyArray, "B L"], dtype: str, constrain: Constrain
+    ) -> Float[Array, "B L D"]:
         """Returns the rows of the tokens in the activation dtype."""
-        return jnp.take(self.embedding[...], tokens, axis=0).astype(dtype)
+        table = self.embedding[...]
+        if constrain.parts("vocab") > 1:
+            # Whole rows of the own part of the vocabulary: left to itself, XLA divides rows and
+            # columns and sends parts of the table from slice to slice.
+            table = constrain(table, ("vocab", None))
+        return jnp.take(table, tokens, axis=0).astype(dtype)
 
     def attend(self, x: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Returns float32 logits, the tied output of T5 1.0: x * D**-0.5 against every row."""

@@ -87,7 +87,7 @@ class T5(nnx.Module):
     ) -> Float[Array, "B Ls D"]:
         """Returns the encoded inputs in the activation dtype."""
         return self.encoder(
-            self.token_embedder(tokens, self.config.dtype),
+            self.token_embedder(tokens, self.config.dtype, constrain),
             segment_ids=segment_ids,
             dropout_key=dropout_key,
             constrain=constrain,
@@ -105,7 +105,7 @@ class T5(nnx.Module):
     ) -> Float[Array, "B Lt D"]:
         """Returns the decoder's final states."""
         return self.decoder(
-            self.token_embedder(tokens, self.config.dtype),
+            self.token_embedder(tokens, self.config.dtype, constrain),
             encoded,
             segment_ids=segment_ids,
             cross_segment_ids=(segment_ids, encoder_segment_ids),
@@ -256,7 +256,7 @@ def decode_alternatives(
     module = _module(params, config)
     ones = jnp.ones(tokens.shape, jnp.int32)
     return module.decoder(
-        module.token_embedder(tokens, config.dtype),
+        module.token_embedder(tokens, config.dtype, constrain),
         encoded,
         segment_ids=segment_ids,
         cross_segment_ids=(ones, encoder_segment_ids),

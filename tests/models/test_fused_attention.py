@@ -81,17 +81,44 @@ def test_float32_equals_the_plain_attention(name: str) -> None:
     assert max(errors.values()) < 1e-5, errors
 
 
-def test_bfloat16_is_as_close_to_float32_as_its_numbers_allow() -> None:
-    case, queries, _ = CASES["encoder"]
-    found = with_gradients(fused, case)(case.operands("bfloat16"), queries, queries)
-    rounded = tuple(x.astype(jnp.float32) for x in case.operands("bfloat16"))
-    expected = with_gradients(plain, case)(rounded, queries, queries)
+# With logits up to about 100, as T5's are without a division by 8.
+SHARP = {
+    "sharp_encoder": (
+        Case(256, 256, dropped=True, spread=3.0),
+        in_runs(256, [(1, 100), (2, 120)]),
+        None,
+    ),
+    "sharp_decoder": (
+        Case(256, 256, causal=True, spread=3.0, block_q=128, block_k=128),
+        in_runs(256, [(1, 3), (2, 150), (3, 60)]),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*CASES, *SHARP])
+def test_bfloat16_is_as_close_to_float32_as_its_numbers_allow(name: str) -> None:
+    case, queries, keys = (CASES | SHARP)[name]
+    segments = (queries, queries if keys is None else keys)
+    operands = case.operands("bfloat16")
+    found = with_gradients(fused, case)(operands, *segments)
+    beside = with_gradients(plain, case)(operands, *segments)
+    rounded = tuple(x.astype(jnp.float32) for x in operands)
+    expected = with_gradients(plain, case)(rounded, *segments)
     assert found["out"].dtype == jnp.bfloat16
+    if not case.biased:
+        del expected["table"]
     errors = {key: by_norm(found[key], expected[key]) for key in expected}
-    # Rounding a result to bfloat16 alone makes 1.7e-3.
-    assert errors["out"] < 2e-3, errors
-    assert errors["table"] < 2e-3, errors
-    assert max(errors.values()) < 3.5e-3, errors
+    others = {key: by_norm(beside[key], expected[key]) for key in expected}
+    # One rounding to bfloat16 makes up to 1.7e-3. The float32 table has none of its own; query,
+    # key and value have two, of what the last product takes and of what it gives: 2.4e-3. The
+    # rounded weights of the forward pass add a little where few of them are large.
+    for key, error in errors.items():
+        limit = 2e-3 if key in ("out", "table") else 2.7e-3
+        if key == "query" and name in SHARP:
+            limit = 2.9e-3
+        assert error < limit, (key, errors, others)
+        assert error < 1.3 * others[key], (key, errors, others)
 
 
 SMALL = Case(256, 256, block_q=128, block_k=128)
@@ -140,11 +167,17 @@ def test_a_remat_policy_can_keep_its_results(capsys: pytest.CaptureFixture[str])
 
     @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(*FUSED_RESULTS))
     def layer(operands: tuple[jax.Array, ...]) -> jax.Array:
-        return jnp.sum(jnp.sin(fused(case, *operands, segments, segments)))
+        found = fused(case, *operands, segments, segments)
+        return jnp.sum(jnp.sin(found.astype(jnp.float32)))
 
-    jax.ad_checkpoint.print_saved_residuals(layer, case.operands())
-    kept = capsys.readouterr().out
-    assert [name for name in FUSED_RESULTS if f"named '{name}'" in kept] == list(FUSED_RESULTS)
+    def named(dtype: str) -> list[str]:
+        jax.ad_checkpoint.print_saved_residuals(layer, case.operands(dtype))
+        kept = capsys.readouterr().out
+        return [name for name in FUSED_RESULTS if f"named '{name}'" in kept]
+
+    assert named("bfloat16") == list(FUSED_RESULTS)
+    # Nothing is rounded in float32, so that nothing is left of it to keep.
+    assert named("float32") == [name for name in FUSED_RESULTS if name != "attention_rest"]
 
 
 def test_only_blocks_in_which_something_is_seen_are_visited() -> None:
@@ -174,7 +207,9 @@ def test_a_query_hidden_by_its_place_alone_is_marked() -> None:
     np.testing.assert_array_equal(marked, [[SEES_NOTHING, 2, 2]])
 
 
-def stated(case: Case, batch: int) -> dict[str, tuple[int, int, int]]:
+def stated(
+    case: Case, batch: int, *, differentiated: bool = True, dtype: str = "bfloat16"
+) -> dict[str, tuple[int, int, int]]:
     """Returns the flops, exponentials and bytes that each kernel of a call states."""
     shape = jax.ShapeDtypeStruct
 
@@ -184,8 +219,9 @@ def stated(case: Case, batch: int) -> dict[str, tuple[int, int, int]]:
         return jnp.sum(fused_attention(q, k, v, *seg, table, **case.static).astype(jnp.float32))
 
     width = case.heads * 64
-    jaxpr = jax.make_jaxpr(jax.grad(call, argnums=(0, 1, 2, 3)))(
-        *(shape((batch, length, width), jnp.bfloat16) for length in (case.lq, case.lk, case.lk)),
+    traced = jax.grad(call, argnums=(0, 1, 2, 3)) if differentiated else call
+    jaxpr = jax.make_jaxpr(traced)(
+        *(shape((batch, length, width), dtype) for length in (case.lq, case.lk, case.lk)),
         shape((case.heads, BUCKETS), jnp.float32),
         *(shape((batch, length), jnp.int32) for length in (case.lq, case.lk)),
     ).jaxpr
@@ -202,11 +238,19 @@ def test_the_stated_cost_is_what_moves() -> None:
     table = 16 * 32 * 4
     # Segments of queries once for every pair of heads, those of keys once for every row.
     segments = 4 * 8 * 1024 * 4 + 4 * 1024 * 4
-    forward = 4 * array + per_query + segments + table + 2 * 4 * 4 * 4
+    others = per_query + segments + table + 2 * 4 * 4 * 4
+    forward = 5 * array + others
     assert found["fused_attention_forward"] == (logits * (2 * 128 + 6), logits, forward)
     # Segments the other way round; sums of 512 offsets for every head.
-    backward = 8 * array + per_query + segments + table + 4 * 16 * 512 * 4 + 2 * 4 * 2 * 4
+    backward = 9 * array + per_query + segments + table + 4 * 16 * 512 * 4 + 2 * 4 * 2 * 4
     assert found["fused_attention_backward"] == (logits * (5 * 128 + 8), logits, backward)
+    # What rounding took from the result moves only where a gradient follows and rounding was.
+    alone = stated(Case(1024, 1024, heads=16), batch=4, differentiated=False)
+    assert alone == {
+        "fused_attention_forward": (*found["fused_attention_forward"][:2], forward - array)
+    }
+    wide = stated(Case(1024, 1024, heads=16), batch=4, dtype="float32")
+    assert wide["fused_attention_forward"][2] == 4 * 2 * array + others
 
 
 def test_a_causal_call_counts_the_blocks_up_to_the_diagonal() -> None:
