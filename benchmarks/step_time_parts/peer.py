@@ -58,7 +58,7 @@ class Peer:
         best = Choice(8, cores)
         self._try(best, tried)
         if not self._work.quick:
-            for batch in (16, 32, 64):
+            for batch in (16, 32):
                 best = self._better(best, best._replace(batch=batch), tried)
             best = self._better(best, best._replace(threads=1), tried)
             best = self._better(best, best._replace(attention="sdpa"), tried)
