@@ -131,7 +131,7 @@ def kill_and_start_again(folder: pathlib.Path, repository: pathlib.Path, kills: 
 
 
 def test_killed_and_started_again(tmp_path: pathlib.Path, repository: pathlib.Path) -> None:
-    kill_and_start_again(tmp_path, repository, kills=3)
+    kill_and_start_again(tmp_path, repository, kills=8)
 
 
 @pytest.mark.slow
