@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     installation is read-only.
     """
     try:
-        return numba.njit(cache=True, nogil=True)(function)
+        kept: Any = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # no folder can be written to: compile in every process
         return numba.njit(nogil=True)(function)
+    save = kept._cache.save_overload
+
+    def save_if_possible(*arguments: Any) -> None:
+        # It is compiled by then, and must not fail because a disk is full.
+        with contextlib.suppress(OSError):
+            save(*arguments)
+
+    kept._cache.save_overload = save_if_possible
+    return kept
