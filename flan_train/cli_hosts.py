@@ -39,8 +39,9 @@ def joined(options: argparse.Namespace, settings: str) -> contextlib.AbstractCon
 
     A dry run is for one process, wherever it is started.
     """
-    from flan_train import hosts
+    from flan_train import hosts, tpu_start
 
+    tpu_start.prepare()
     if options.dry_run:
         return contextlib.nullcontext()
     place = hosts.find(options.coordinator, options.num_processes, options.process_id)

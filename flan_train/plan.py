@@ -98,6 +98,7 @@ def derived(
         "transcendentals": costs["transcendentals"],
         "hbm_bytes": costs["hbm"],
         "accessed_bytes": costs["accessed"],
+        "uncosted": dict(measured["uncosted"]),
         "model_flops": wanted,
         "intensity": costs["flops"] / costs["hbm"] if costs["hbm"] else None,
         "loops": list(measured["loops"]),

@@ -42,6 +42,16 @@ FREE = _opcodes(
     "parameter constant get-tuple-element bitcast after-all add-dependency partition-id "
     "replica-id opt-barrier domain"
 )
+# Custom calls by which the TPU compiler names and places buffers, or promises something.
+PLACING = frozenset(
+    (
+        "AllocateBuffer",
+        "AssumeGatherIndicesInBound",
+        "AsyncCollectiveDone",
+        "AsyncCollectiveStart",
+        "ConcatBitcast",
+    )
+)
 # Whose cost is that of the computations they run.
 CONTROL = frozenset(("while", "conditional", "call"))
 
@@ -173,7 +183,7 @@ class Costs:
             size = self._size(next(one.shape.parts[1].arrays()))
             return [(size, -1)], [(size, -1)]
         elif opcode == "custom-call":
-            # Nothing is known of the others; the compiler's own ones name buffers.
+            # Nothing is known of the others (`uncosted` names them).
             return [], [(_estimate(one).accessed, 0)]
         return read, written
 
@@ -324,6 +334,14 @@ def _applications(one: Instruction, operands: list[Instruction]) -> float:
     if one.opcode == "scatter":
         return operands[2].shape.elements
     return result
+
+
+def uncosted(one: Instruction) -> str | None:
+    """Returns the target of a custom call of whose cost nothing is known; None for all others."""
+    if one.opcode != "custom-call" or _estimate(one) != Cost():
+        return None
+    target = one.attribute("custom_call_target").strip('"')
+    return None if target in PLACING else target
 
 
 def _estimate(one: Instruction) -> Cost:

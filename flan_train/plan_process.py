@@ -14,11 +14,10 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from flan_train import tpu_start
 from flan_train.errors import UserError
 from flan_train.plan_chips import Topology
 
-# The TPU compiler works through nested fusions on the small stacks of its own threads.
-_TPU_STACK = "--fibers_default_thread_stack_size=8388608"
 _LINES_SHOWN = 12
 
 
@@ -42,7 +41,7 @@ def environment(topology: Topology, base: Mapping[str, str]) -> dict[str, str]:
         # No machine is asked what it is, and several compilers may run at once.
         "TPU_SKIP_MDS_QUERY": "1",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "LIBTPU_INIT_ARGS": f"{base.get('LIBTPU_INIT_ARGS', '')} {_TPU_STACK}".strip(),
+        tpu_start.VARIABLE: tpu_start.arguments(base),
     }
 
 

@@ -26,7 +26,7 @@ from flan_train.losses import LossConfig
 from flan_train.models import t5
 from flan_train.optimizers import OptimizerConfig
 from flan_train.plan_chips import Topology
-from flan_train.plan_cost import Cost, Costs
+from flan_train.plan_cost import Cost, Costs, uncosted
 
 MEMORY = (
     "argument_size_in_bytes",
@@ -189,9 +189,9 @@ def measure(settings: Settings, topology: Topology, hlo_path: str | None = None)
     Returns:
       {"parameters", "mesh", "attention" (how it is computed, in words), "memory" (bytes by MEMORY's
       names, and "parameters", "optimizer" of the state), "costs" and "costs_once" (`Cost`, loops
-      multiplied out and counted once), "xla" (what XLA itself counts), "loops", "collectives",
-      "lower_seconds", "compile_seconds",
-      "process_bytes" (the largest resident size of this process), "jax"}.
+      multiplied out and counted once), "uncosted" (runs of custom calls of which nothing is known,
+      by target), "xla" (what XLA itself counts), "loops", "collectives", "lower_seconds",
+      "compile_seconds", "process_bytes" (the largest resident size of this process), "jax"}.
 
     Raises:
       UserError: as `compile_step`; the text cannot be written.
@@ -228,6 +228,7 @@ def measure(settings: Settings, topology: Topology, hlo_path: str | None = None)
         },
         "costs": _total(costs, runs)._asdict(),
         "costs_once": _total(costs, once)._asdict(),
+        "uncosted": _uncosted(runs),
         "xla": {
             "flops": analysis.get("flops"),
             "transcendentals": analysis.get("transcendentals"),
@@ -253,6 +254,14 @@ def _total(costs: Costs, runs: Any) -> Cost:
     for computation, one, times in runs:
         total = total.plus(costs.of(computation, one).times(times))
     return total
+
+
+def _uncosted(runs: Any) -> dict[str, float]:
+    counts: dict[str, float] = {}
+    for _, one, times in runs:
+        if target := uncosted(one):
+            counts[target] = counts.get(target, 0) + times
+    return counts
 
 
 def _network(compiled: Compiled, topology: Topology) -> plan_collectives.Network:

@@ -64,6 +64,7 @@ def lines(plan: Mapping[str, Any]) -> list[str]:
         f"({plan['model_flops']:.4g} on all devices), "
         f"{percent(plan['model_flops'] / topology['devices'] / plan['flops'])} of what is done",
         f"  loops            {loops(plan)}",
+        *uncosted(plan),
         "  check            "
         + ", ".join(
             f"{name} {check[key]['ratio']:.4f}"
@@ -105,6 +106,15 @@ def loops(plan: Mapping[str, Any]) -> str:
     if unknown:
         parts.append(f"{unknown} of an unknown number of trips, counted once")
     return ", ".join(parts) or "none"
+
+
+def uncosted(plan: Mapping[str, Any]) -> list[str]:
+    """Returns the line that names what was counted as nothing, or no line."""
+    calls = plan.get("uncosted", {})
+    if not calls:
+        return []
+    told = ", ".join(f"{target} ({times:,.0f} a step)" for target, times in sorted(calls.items()))
+    return [f"  counted as 0     calls of which the compiler tells no cost: {told}"]
 
 
 def collectives(plan: Mapping[str, Any]) -> list[str]:

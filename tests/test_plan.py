@@ -110,6 +110,13 @@ def test_a_loop_of_unknown_length_is_told(made: dict[str, Any]) -> None:
     assert "2 of 24 trips, 1 of an unknown number of trips, counted once" in text
 
 
+def test_a_call_that_is_counted_as_nothing_is_told(made: dict[str, Any]) -> None:
+    assert made["uncosted"] == {}
+    assert "counted as 0" not in "\n".join(plan_text.lines(made))
+    text = "\n".join(plan_text.lines(made | {"uncosted": {"TheirKernel": 24.0}}))
+    assert "counted as 0     calls of which the compiler tells no cost: TheirKernel (24 a " in text
+
+
 def test_a_step_that_is_bound_by_its_communication(made: dict[str, Any]) -> None:
     """All of it hidden, none of it hidden, and left out."""
     measured = {
@@ -118,6 +125,7 @@ def test_a_step_that_is_bound_by_its_communication(made: dict[str, Any]) -> None
         "xla": {"flops": 1.0, "transcendentals": 1.0, "accessed": 1.0},
         "collectives": [{"seconds": 20.0}, {"seconds": 4.0}],
         "attention": "plain",
+        "uncosted": {},
         "memory": dict.fromkeys(
             (*plan_step.MEMORY, "parameters", "optimizer"),
             0,
@@ -197,6 +205,7 @@ def test_the_environment_of_the_compiler() -> None:
     assert tpu["A"] == "b"
     assert tpu["JAX_PLATFORMS"] == "cpu"
     assert tpu["TPU_SKIP_MDS_QUERY"] == "1"
+    assert tpu["LIBTPU_INIT_ARGS"] == "--fibers_default_thread_stack_size=8388608"
 
 
 def test_without_the_tpu_compiler_it_says_what_to_install() -> None:
@@ -279,6 +288,42 @@ def test_a_search_ends_when_its_time_is_up() -> None:
     assert outcome["ranked"] == []
     assert outcome["untried"][0] == plan_search.label(SETTINGS)
     assert "nothing that was compiled fits" in "\n".join(plan_search.lines(outcome))
+
+
+def test_a_search_leaves_what_its_time_does_not_suffice_for(
+    monkeypatch: pytest.MonkeyPatch, made: dict[str, Any]
+) -> None:
+    """The second compilation is ended: the first is ranked, the others were not tried."""
+    limits: list[float] = []
+
+    def compile_one(*_: Any, limit: float, **__: Any) -> dict[str, Any]:
+        limits.append(limit)
+        if len(limits) == 2:
+            raise plan_process.TookTooLong
+        return dict(made)
+
+    monkeypatch.setattr(plan, "make_plan", compile_one)
+    said: list[str] = []
+    outcome = plan_search.search(SETTINGS, CPU, seconds=600, say=said.append)
+    assert len(outcome["ranked"]) == 1
+    assert len(limits) == 2
+    assert max(limits) <= 600
+    assert said[-1].endswith("the search's time was up while it compiled")
+    assert said[-1].startswith(outcome["untried"][0])
+
+
+@needs_tpu_compiler
+@pytest.mark.slow
+def test_an_update_that_does_not_fit_is_refused() -> None:
+    model = dataclasses.replace(
+        MODEL, embed_dim=2048, num_heads=32, mlp_dim=8192, remat_policy="none", dtype="bfloat16"
+    )
+    settings = dataclasses.replace(
+        SETTINGS, model=model, batch_size=2048, lengths={"inputs": 1024, "targets": 256}
+    )
+    with pytest.raises(UserError, match="does not fit") as caught:
+        plan.make_plan(settings, plan_chips.parse("v5e:2x2"))
+    assert "NUM_MICROBATCHES" in caught.value.fix or "microbatches" in caught.value.fix
 
 
 def test_the_largest_process_is_measured(made: dict[str, Any]) -> None:

@@ -27,3 +27,13 @@ def test_a_document_of_one_plan() -> None:
     assert page.endswith("\n")
     rows = [line for line in page.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in rows}) == 1
+
+
+def test_the_document_has_every_plan(repository: pathlib.Path) -> None:
+    page = (repository / "docs" / "plans.md").read_text("utf-8")
+    titles = [line for line in page.splitlines() if line.startswith("## ")]
+    wanted = []
+    for recipe, name, slices, bindings in plan_card.PLANS:
+        beside = f", {slices} slices" if slices > 1 else ""
+        wanted.append(f"## {', '.join((recipe, *bindings))} on {name}{beside}")
+    assert titles == wanted

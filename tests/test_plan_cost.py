@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from flan_train import plan_hlo, plan_loops
-from flan_train.plan_cost import Cost, Costs
+from flan_train.plan_cost import Cost, Costs, uncosted
 
 X, W = jnp.ones((64, 128)), jnp.ones((6, 128, 128))
 
@@ -119,3 +120,14 @@ def test_main_memory_is_counted_once_and_on_chip_memory_not() -> None:
     assert found["part"].accessed == 2 * slice_ + 512
     assert found["kernel"] == Cost(1000, 10, 5000, 5000)
     assert found["sum"] == Cost(512 * 128, 0, 3 * slice_, 3 * slice_)
+
+
+def test_a_call_without_a_stated_cost_is_named_and_a_placing_one_is_not() -> None:
+    silent = re.sub(r", backend_config=.*", "", TPU)
+    for target, wanted in (("tpu_custom_call",) * 2, ("AllocateBuffer", None)):
+        module = plan_hlo.parse(silent.replace("tpu_custom_call", target))
+        instructions = module.computations["main"].instructions
+        assert uncosted(instructions["kernel"]) == wanted
+        assert uncosted(instructions["part"]) is None
+    stated = plan_hlo.parse(TPU).computations["main"].instructions
+    assert uncosted(stated["kernel"]) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -111,6 +112,7 @@ class Side:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=os.environ | {"XLA_FLAGS": one_device(os.environ.get("XLA_FLAGS", ""))},
         )
 
     def ask(self, what: str) -> Any:
@@ -134,6 +136,11 @@ class Side:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
+
+
+def one_device(flags: str) -> str:
+    """Returns XLA's flags without a number of host devices: the figures are those of one."""
+    return " ".join(each for each in flags.split() if "host_platform_device_count" not in each)
 
 
 def serve(side: Any) -> None:

@@ -113,10 +113,23 @@ def _product_saving(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]
 def _product_gradients(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     x, kernel = saved
     batch = tuple(range(x.ndim - 1))
-    return (
-        jax.lax.dot_general(grad, kernel, (((grad.ndim - 1,), (1,)), ((), ()))),
-        jax.lax.dot_general(x, grad, ((batch, batch), ((), ()))),
+    d_kernel = jax.lax.platform_dependent(
+        x,
+        grad,
+        cpu=_across,
+        default=lambda x, grad: jax.lax.dot_general(x, grad, ((batch, batch), ((), ()))),
     )
+    return jax.lax.dot_general(grad, kernel, (((grad.ndim - 1,), (1,)), ((), ()))), d_kernel
+
+
+def _across(x: Float[Array, "*batch I"], grad: Float[Array, "*batch O"]) -> Float[Array, "I O"]:
+    """Returns x^T grad as matrices, which XLA's CPU backend multiplies as they lie.
+
+    Contracting several dimensions, it would first transpose x in one loop with whatever made it (a
+    norm, a GELU), column by column, at a tenth of the speed of memory.
+    """
+    x, grad = (each.reshape(-1, each.shape[-1]) for each in (x, grad))
+    return jax.lax.dot_general(x, grad, (((0,), (0,)), ((), ())))
 
 
 product.defvjp(_product_saving, _product_gradients)
