@@ -11,7 +11,7 @@ quickstart: $(VENV)/.installed
 
 # Two test processes: JAX compiles on one core each.
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -n 2 --dist=worksteal tests
+	$(VENV)/bin/python -m pytest -n 2 --dist=worksteal --durations=20 tests
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

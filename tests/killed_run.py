@@ -245,6 +245,7 @@ class Tally:
       runs: how many runs they fell on.
       launches: processes started for these runs.
       further: launches that were killed, but left a newer checkpoint than they began with.
+      required: phases of which each is to have a kill.
     """
 
     kills: int = 0
@@ -252,10 +253,11 @@ class Tally:
     runs: int = 0
     launches: int = 0
     further: int = 0
+    required: tuple[str, ...] = REQUIRED
 
     def missing(self) -> list[str]:
-        """The phases of REQUIRED that have had no kill yet."""
-        return [phase for phase in REQUIRED if not self.phases[phase]]
+        """The required phases that have had no kill yet."""
+        return [phase for phase in self.required if not self.phases[phase]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,9 +17,10 @@ from tests.killed_run import Job, Tally
 def kill_and_compare(folder: pathlib.Path, kills: int, aims: tuple[str, ...], steps: int) -> Tally:
     """Leaves one run in peace, kills others again and again, and compares them with it.
 
-    Goes on until there were so many kills, one in each phase among them.
+    Goes on until there were so many kills, one in each phase that is aimed at among them.
     """
-    programs, tally, draw = folder / "programs", Tally(), random.Random(6)
+    required = tuple(aim for aim in aims if aim in killed_run.REQUIRED)
+    programs, tally, draw = folder / "programs", Tally(required=required), random.Random(6)
     whole = Job(folder / "whole", programs, steps, 4, True)
     typical = killed_run.undisturbed(whole)
     expected = killed_run.content(whole.run, whole.store)
@@ -34,6 +35,13 @@ def kill_and_compare(folder: pathlib.Path, kills: int, aims: tuple[str, ...], st
     return tally
 
 
+def test_killed_in_a_step_and_in_a_save(tmp_path: pathlib.Path) -> None:
+    tally = kill_and_compare(tmp_path, 2, ("step", "save"), 12)
+    assert not tally.missing()
+    assert tally.kills >= 2
+
+
+@pytest.mark.slow
 def test_killed_in_each_phase(tmp_path: pathlib.Path) -> None:
     tally = kill_and_compare(tmp_path, 4, killed_run.REQUIRED, 16)
     assert not tally.missing()

@@ -58,7 +58,8 @@ class Peer:
         best = Choice(8, cores)
         self._try(best, tried)
         if not self._work.quick:
-            for batch in (16, 32):
+            # 32 examples of Base do not fit 24 GiB with eager attention.
+            for batch in (16, 32) if self._work.size == "small" else (16,):
                 best = self._better(best, best._replace(batch=batch), tried)
             best = self._better(best, best._replace(threads=1), tried)
             best = self._better(best, best._replace(attention="sdpa"), tried)
