@@ -80,9 +80,17 @@ def run(options: argparse.Namespace, bindings: Sequence[str]) -> int:
         _check_file(flag, path)
     resolved = cli_gin.resolved(options, bindings)
 
-    from flan_train import plan, plan_search, plan_step, plan_text, verbs
+    from flan_train import launch, plan, plan_search, plan_step, plan_text, verbs
 
     arguments = resolved.arguments(verbs.TRAIN)
+    scalars = ("model_dir", "train_steps", "batch_size", "num_microbatches", "seed", "log_period")
+    launch.check_scalars(
+        initial_checkpoint_path=arguments["initial_checkpoint_path"],
+        **{name: arguments[name] for name in scalars},
+    )
+    _check_slices(arguments["sharding"].num_slices, options.slices)
+    for path in _places(options.json, arguments["model_dir"]):
+        _check_file("the plan", str(path))
     settings = plan_step.Settings.of(arguments)
     recipe = pathlib.Path(options.gin_file[-1]).stem
     console = verbs.new_console()
@@ -156,6 +164,17 @@ def _check_file(flag: str, path: str | None) -> None:
         expected="a file in a folder that is there",
         fix="name another file, or make the folder",
     )
+
+
+def _check_slices(configured: int, asked: int) -> None:
+    """Raises UserError where the configuration names several slices, and the topology others."""
+    if configured not in (1, asked):
+        raise UserError(
+            f"the configuration is for {configured} slices, the plan for {asked}",
+            where="NUM_SLICES and --slices",
+            expected="the same number",
+            fix=f"--slices={configured}, with the topology of one slice",
+        )
 
 
 def _topology(options: argparse.Namespace):  # type: ignore[no-untyped-def]

@@ -34,6 +34,14 @@ def add_arguments(train: argparse.ArgumentParser) -> None:
         help="write a trace of the third to the fifth update of this launch to MODEL_DIR/profile, "
         "for XProf or TensorBoard",
     )
+    train.add_argument(
+        "--exit_code_if_stopped",
+        type=int,
+        default=0,
+        metavar="CODE",
+        help="exit code of a run that a signal stopped before its end (0; with the keyboard 130), "
+        "for schedulers that start again what did not end with 0",
+    )
 
 
 def add_prepare_arguments(prepare: argparse.ArgumentParser) -> None:
@@ -77,6 +85,7 @@ def run(options: argparse.Namespace, bindings: list[str]) -> int:
             strict=options.strict,
             profile=options.profile,
             command=options.command,
+            stopped_code=options.exit_code_if_stopped,
         )
 
 

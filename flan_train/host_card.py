@@ -44,7 +44,7 @@ def read(line: bytes) -> Card | None:
         versions = {str(name): str(value) for name, value in told["versions"].items()}
         index, count, pid = (int(told[name]) for name in ("index", "count", "pid"))
         return Card(index, count, str(told["host"]), pid, versions, str(told["settings"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -255,7 +255,15 @@ def _call(host: str, port: int, card: Card, timeout: float, say: Callable[[str],
                     what, where, expected, fix = map(str, message["refused"])
                     raise UserError(what, where=where, expected=expected, fix=fix)
                 absent = [int(index) for index in message["missing"]] or absent
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (
+            OSError,
+            ValueError,
+            OverflowError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             problem = f"what answers is no process of such a run: {error}"
         other.close()
         time.sleep(SECONDS_BETWEEN_CALLS)

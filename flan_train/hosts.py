@@ -103,7 +103,7 @@ def find(
             where=f"--process_id and --num_processes, or {INDEX} and {COUNT}",
             expected=f"a number from 0 to {count - 1}",
         )
-    if devices is None and (listed := environment.get("JAX_LOCAL_DEVICE_IDS")):
+    if listed := environment.get("JAX_LOCAL_DEVICE_IDS"):
         if not re.fullmatch(r"\d+(,\d+)*", listed):
             raise errors.UserError(
                 f"JAX_LOCAL_DEVICE_IDS is '{listed}'", expected="numbers and commas, such as 0,1"

@@ -77,6 +77,28 @@ def check_scalars(
     errors.check_number("RANDOM_SEED", seed, whole=True, minimum=0, below=2**32)
 
 
+def known_failure(error: Exception) -> errors.UserError | None:
+    """Returns what a user can do about an error of the compiler or the runtime; None if nothing."""
+    text = str(error)
+    line = (text.splitlines() or [""])[0][:300]
+    if "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
+        return errors.UserError(
+            f"the memory of a device does not suffice: {line}",
+            where="BATCH_SIZE, NUM_MICROBATCHES, REMAT_POLICY, SHARDING_PRESET, NUM_PARTITIONS",
+            expected="an update that fits",
+            fix="try more microbatches, REMAT_POLICY = 'full', or a preset that splits more; "
+            "flan-train plan tells beforehand what a device needs",
+        )
+    if "No such compile option" in text:
+        return errors.UserError(
+            f"this version of the compiler lacks an option: {line}",
+            where="sharding.ShardingConfig.cut_products = False",
+            expected="the version of libtpu that constraints.txt names",
+            fix="install that version, or set sharding.ShardingConfig.cut_products = True",
+        )
+    return None
+
+
 def check_settings(
     model: T5Config,
     data: prepare.DataConfig,

@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from flan_train import plan_flops, plan_process
+from flan_train import plan_flops, plan_process, plan_text
 from flan_train.errors import UserError, not_written
 from flan_train.plan_chips import Topology
 from flan_train.plan_step import Settings
@@ -209,9 +209,16 @@ def read(path: str | pathlib.Path) -> dict[str, Any] | None:
         found = json.loads(file.read_text("utf-8"))
         if found["format"] != FORMAT:
             raise ValueError(f"format {found['format']}")
-        for name in ("topology", "memory", "roofline", "collectives", "check", "compile"):
-            found[name]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        plan_text.lines(found)  # all that a reader shows is there
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise UserError(
             f"not a plan: {type(error).__name__}: {error}",
             where=str(file),

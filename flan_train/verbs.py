@@ -36,10 +36,12 @@ def train(
     strict: bool = False,
     profile: bool = False,
     command: str = "flan-train train ...",
+    stopped_code: int = 0,
 ) -> int:
     """Runs the main job of a resolved configuration, or prints what it would do.
 
-    SIGTERM and the keyboard stop it in order; then `command` is named as what goes on.
+    SIGTERM and the keyboard stop it in order; then `command` is named as what goes on, and the exit
+    code is `stopped_code`, or where that is 0 the signal's own.
     """
     import jax
 
@@ -67,7 +69,11 @@ def train(
         if stopped.is_told:
             for line in stopped.advice(model_dir, command):
                 console.print(line, markup=False)
-        return stopped.exit_code
+        return stopped_code or stopped.exit_code
+    except jax.errors.JaxRuntimeError as error:
+        if (known := launch.known_failure(error)) is None:
+            raise
+        raise known from error
     if not hosts.is_first():
         return 0
     page = report.write_report(model_dir)

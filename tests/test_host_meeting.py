@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Sequence
 
@@ -131,6 +133,7 @@ def test_strangers_are_hung_up_on_and_harm_nothing() -> None:
             b"PRI * HTTP/2.0\r\n\r\n",
             b"[]\n",
             b'{"index": "x"}\n',
+            b'{"index": 1e999, "count": 2, "pid": 1, "versions": {}, "host": "", "settings": ""}\n',
             b"\xff\n",
             b"[" * 9999,
         ):
@@ -141,6 +144,25 @@ def test_strangers_are_hung_up_on_and_harm_nothing() -> None:
             other.close()
         second = meet([card(1, 2)], port=port)
         hang_up([*first.result(), *second])
+
+
+@pytest.mark.parametrize("said", [b"[]\n", b'{"missing": [1e999]}\n', b"\xff\n"])
+def test_what_is_no_process_of_a_run_is_said_of_it(said: bytes) -> None:
+    """Something else listens at the port of process 0."""
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)) as listener:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    other, _ = listener.accept()
+                    other.sendall(said)
+                    other.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        (error,) = errors_of(meet([card(1, 2)], timeout=1.0, port=port))
+        listener.shutdown(socket.SHUT_RDWR)
+    assert "no process of such a run" in error.what
 
 
 def test_other_versions_are_refused_by_name() -> None:

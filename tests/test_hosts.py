@@ -48,6 +48,10 @@ def test_slurm_is_read_from_its_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert (found.count, found.index, found.devices) == (8, 5, (1,))
     assert found.coordinator.startswith("gpu01:")
     assert found.hosts == ("gpu01", "gpu02", "gpu03", "gpu10")
+    # A task that has several of its node's devices.
+    found = hosts.find(environment=slurm | {"JAX_LOCAL_DEVICE_IDS": "2,3"})
+    assert found is not None
+    assert found.devices == (2, 3)
     monkeypatch.setenv("SLURM_NTASKS", "1")
     assert hosts.find(environment=slurm | {"SLURM_NTASKS": "1"}) is None
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from flan_train import errors, launch
@@ -162,3 +164,22 @@ def test_a_task_that_comes_round_too_often_is_refused() -> None:
     assert "task_1:" not in said
     assert "and 2 more" in said
     assert "MAX_PASSES=None" in said
+
+
+def test_memory_that_runs_out_is_told_with_what_helps() -> None:
+    with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+        jax.block_until_ready(jnp.zeros(2**50, jnp.int8))
+    known = launch.known_failure(caught.value)
+    assert known is not None
+    assert "does not suffice" in known.what
+    assert "microbatches" in known.fix
+    assert launch.known_failure(RuntimeError("INVALID_ARGUMENT: something else")) is None
+
+
+def test_an_option_that_the_compiler_lacks_is_told_with_the_setting() -> None:
+    step = jax.jit(lambda x: x + 1).lower(1.0)
+    with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+        step.compile(compiler_options={"xla_there_is_none": 1})
+    known = launch.known_failure(caught.value)
+    assert known is not None
+    assert "cut_products" in known.fix

@@ -34,7 +34,12 @@ OF_ANY_DEVICE = {"Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape"}
 
 @pytest.mark.parametrize(
     ("preset", "partitions", "slices", "scanned"),
-    [("fsdp", 1, 1, True), ("fsdp_tensor", 2, 2, True), ("data_parallel", 1, 1, False)],
+    [
+        ("fsdp", 1, 1, True),
+        ("fsdp_tensor", 2, 2, True),
+        ("data_parallel", 1, 1, False),
+        ("tensor", 2, 1, True),
+    ],
 )
 def test_the_train_step_lowers_for_cuda(
     preset: str, partitions: int, slices: int, scanned: bool

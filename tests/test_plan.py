@@ -156,7 +156,8 @@ def test_a_plan_is_written_and_read(made: dict[str, Any], tmp_path: pathlib.Path
     assert plan.read(path) is None
     plan.write(made, path)
     assert plan.read(path) == made
-    for broken in ("{", "[]", '{"format": 99}', '{"format": 1}'):
+    torn = json.dumps(made | {"topology": {}})
+    for broken in ("{", "[]", '{"format": 99}', '{"format": 1}', torn):
         path.write_text(broken)
         with pytest.raises(UserError, match="not a plan"):
             plan.read(path)
@@ -228,6 +229,7 @@ def test_a_plan_for_absent_tpus(name: str, slices: int) -> None:
         # In so small a model much of the traffic is padding; of XL and XXL it is 1 %.
         check_whole(found, MODEL, bytes_within=0.15)
     assert found["mesh"]["dcn"] == slices
+    assert found["uncosted"] == {}
     assert 0 < found["memory"]["headroom"] < 1
     assert 2 in {loop["trips"] for loop in found["loops"]}
     across = [row for row in found["collectives"] if row["axes"] == "dcn"]

@@ -223,8 +223,9 @@ def test_the_open_line_of_a_checkpoint_that_cannot_be_read() -> None:
             progress.Window.restored((8, 4), broken)
 
 
+@pytest.mark.parametrize("code", [0, pytest.param(75, marks=pytest.mark.slow)])
 def test_the_command_ends_well_and_says_how_to_go_on(
-    repository: pathlib.Path, tmp_path: pathlib.Path
+    repository: pathlib.Path, tmp_path: pathlib.Path, code: int
 ) -> None:
     run = tmp_path / "a run"
     words = [
@@ -240,6 +241,7 @@ def test_the_command_ends_well_and_says_how_to_go_on(
         "--gin.t5.T5Config.num_encoder_layers=1",
         "--gin.t5.T5Config.num_decoder_layers=1",
         "--gin.BATCH_SIZE=8",
+        *([f"--exit_code_if_stopped={code}"] if code else []),
     ]
     with subprocess.Popen(
         [sys.executable, "-m", "flan_train.cli", *words, "--no-resume"],
@@ -253,7 +255,7 @@ def test_the_command_ends_well_and_says_how_to_go_on(
             time.sleep(0.01)
         process.terminate()
         out, err = process.communicate()
-    assert process.returncode == 0, err
+    assert process.returncode == code, err
     step = checkpoints.Checkpoints(run, CheckpointConfig()).latest_step()
     assert step
     assert f"stopped by SIGTERM: everything up to step {step:,} is in {run}" in out

@@ -112,13 +112,7 @@ def _product_saving(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]
 
 def _product_gradients(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    batch = tuple(range(x.ndim - 1))
-    d_kernel = jax.lax.platform_dependent(
-        x,
-        grad,
-        cpu=_across,
-        default=lambda x, grad: jax.lax.dot_general(x, grad, ((batch, batch), ((), ()))),
-    )
+    d_kernel = jax.lax.platform_dependent(x, grad, cpu=_across, default=_as_it_stands)
     return jax.lax.dot_general(grad, kernel, (((grad.ndim - 1,), (1,)), ((), ()))), d_kernel
 
 
@@ -130,6 +124,14 @@ def _across(x: Float[Array, "*batch I"], grad: Float[Array, "*batch O"]) -> Floa
     """
     x, grad = (each.reshape(-1, each.shape[-1]) for each in (x, grad))
     return jax.lax.dot_general(x, grad, (((0,), (0,)), ((), ())))
+
+
+def _as_it_stands(
+    x: Float[Array, "*batch I"], grad: Float[Array, "*batch O"]
+) -> Float[Array, "I O"]:
+    """Returns x^T grad with all axes of the batch contracted at once."""
+    batch = tuple(range(x.ndim - 1))
+    return jax.lax.dot_general(x, grad, ((batch, batch), ((), ())))
 
 
 product.defvjp(_product_saving, _product_gradients)
