@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import os
 
 import pytest
 
-from flan_train import tpu_start
+from flan_train import cli_hosts, tpu_start
 
 STACK = "--fibers_default_thread_stack_size=8388608"
 
@@ -32,3 +34,10 @@ def test_only_where_the_library_is(monkeypatch: pytest.MonkeyPatch) -> None:
         environment: dict[str, str] = {}
         tpu_start.prepare(environment)
         assert environment == wanted
+
+
+def test_a_run_sets_it_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_x=1")  # put back at the end
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with cli_hosts.joined(argparse.Namespace(dry_run=True), ""):
+        assert os.environ["LIBTPU_INIT_ARGS"] == f"--xla_x=1 {STACK}"
