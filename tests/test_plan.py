@@ -228,8 +228,8 @@ def test_a_plan_for_absent_tpus(name: str, slices: int) -> None:
     if slices == 1:
         # In so small a model much of the traffic is padding; of XL and XXL it is 1 %.
         check_whole(found, MODEL, bytes_within=0.15)
+        assert found["uncosted"] == {}
     assert found["mesh"]["dcn"] == slices
-    assert found["uncosted"] == {}
     assert 0 < found["memory"]["headroom"] < 1
     assert 2 in {loop["trips"] for loop in found["loops"]}
     across = [row for row in found["collectives"] if row["axes"] == "dcn"]
