@@ -89,8 +89,9 @@ def run(options: argparse.Namespace, bindings: Sequence[str]) -> int:
         **{name: arguments[name] for name in scalars},
     )
     _check_slices(arguments["sharding"].num_slices, options.slices)
-    for path in _places(options.json, arguments["model_dir"]):
-        _check_file("the plan", str(path))
+    if not options.search:
+        for path in _places(None, arguments["model_dir"]):
+            _check_file("the plan of the run", str(path))
     settings = plan_step.Settings.of(arguments)
     recipe = pathlib.Path(options.gin_file[-1]).stem
     console = verbs.new_console()

@@ -96,6 +96,14 @@ def test_a_search_from_the_command_line(
     assert len(json.loads(path.read_text())["ranked"]) == 1
 
 
+def test_a_plan_that_could_not_be_kept_is_refused_before_compiling(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plan.json").mkdir()
+    assert cli.main(["plan", *TINY, f"--gin.MODEL_DIR='{tmp_path}'"]) == 2
+    assert "the plan of the run cannot be written: it is a folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
